@@ -1,0 +1,83 @@
+# Plain `make` needs a C compiler and BearSSL, asks no network and installs nothing.
+# `make help` lists the targets. Settings on the command line or in config.mk:
+#
+#   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
+#   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
+#   DESTDIR PREFIX      where `make install` puts things
+#   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
+
+CC      = cc
+CFLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
+LDFLAGS = -pie -Wl,-z,relro,-z,now
+BEARSSL =
+PREFIX  = /usr/local
+PORT    = 8443
+LISTEN  = 127.0.0.1
+PYTHON  = /usr/bin/python3
+JOBS    = 2
+
+-include config.mk
+
+WARN = -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Wvla
+OWN  = -std=c11 $(WARN) $(INC)
+OBJ  = main.o tls.o http.o ws.o
+
+INC != test -z "$(BEARSSL)" || echo "-isystem $(BEARSSL)/inc -isystem $(BEARSSL)/include"
+LIB != if test -z "$(BEARSSL)"; then echo -lbearssl; \
+	elif test -f "$(BEARSSL)/build/libbearssl.a"; then echo "$(BEARSSL)/build/libbearssl.a"; \
+	else echo "-L$(BEARSSL)/lib -lbearssl"; fi
+
+# The date before which no certificate of wssd-selfsign begins: the clock of a device may never have been set.
+BUILD_DATE != echo "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
+
+all: wssd wssd-selfsign
+
+wssd: $(OBJ)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(LIB)
+
+$(OBJ): ws.h Makefile
+
+.c.o:
+	$(CC) $(OWN) $(CFLAGS) -c -o $@ $<
+
+wssd-selfsign: dist/selfsign.c Makefile
+	$(CC) $(OWN) -DBUILD_DATE=$(BUILD_DATE) $(CFLAGS) $(LDFLAGS) -o $@ dist/selfsign.c $(LIB)
+
+install: all
+	mkdir -p $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/wssd
+	cp wssd wssd-selfsign $(DESTDIR)$(PREFIX)/sbin/
+	cp -R dist/www $(DESTDIR)$(PREFIX)/share/wssd/
+
+# The packages that a target needs stand in test/packages.txt; test/install says what it adds.
+run:
+	@sh test/install run
+	@$(MAKE) all
+	@PORT=$(PORT) LISTEN=$(LISTEN) exec sh dist/run.sh
+
+test:
+	@sh test/install run test
+	@$(MAKE) all
+	$(PYTHON) -m pytest -q -n $(JOBS) -m "not deep" test
+
+deep:
+	@sh test/install run test deep
+	@$(MAKE) all
+	@JOBS=$(JOBS) PYTHON=$(PYTHON) sh test/deep.sh
+
+audit:
+	$(PYTHON) test/audit.py
+
+clean:
+	rm -f wssd wssd-selfsign $(OBJ)
+	rm -rf build
+
+help:
+	@echo 'make          build ./wssd and ./wssd-selfsign'
+	@echo 'make run      install what is missing, build, start with the console page'
+	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX)'
+	@echo 'make test     the tests, less than 5 minutes'
+	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
+	@echo 'make audit    size, boundaries, warnings, analyzers'
+	@echo 'make clean    remove what make built'
+
+.PHONY: all install run test deep audit clean help
