@@ -19,7 +19,7 @@ JOBS    = 2
 -include config.mk
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Wvla
-OWN  = -std=c11 $(WARN) $(INC)
+OWN  = -std=c11 -D_GNU_SOURCE $(WARN) $(INC)
 OBJ  = main.o tls.o http.o ws.o
 
 INC != test -z "$(BEARSSL)" || echo "-isystem $(BEARSSL)/inc -isystem $(BEARSSL)/include"
