@@ -294,7 +294,7 @@ def compile_all(tree, compiler, *flags):
     out = []
     with tempfile.TemporaryDirectory() as d:
         for f in tree.compiled():
-            status, lines = tree.run(compiler, "-std=c11", "-O2", "-DBUILD_DATE=1", *flags, "-c", f, "-o",
+            status, lines = tree.run(compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-DBUILD_DATE=1", *flags, "-c", f, "-o",
                                      os.path.join(d, "out.o"))
             found = [line for line in lines if re.search(r"(warning|error):", line)]
             out += found or (["%s: %s: status %d" % (compiler, f, status)] if status else [])
@@ -324,7 +324,7 @@ def cppcheck(tree):
     """cppcheck has nothing to say; a false alarm is silenced at its line, with the reason."""
     status, out = tree.run("cppcheck", "--std=c11", "--language=c", "--enable=warning,style,performance,portability",
                            "--inline-suppr", "--suppress=missingIncludeSystem", "--error-exitcode=1", "--quiet",
-                           "--template={file}:{line}: {id}: {message}", "-DBUILD_DATE=1", *tree.compiled())
+                           "--template={file}:{line}: {id}: {message}", "-D_GNU_SOURCE", "-DBUILD_DATE=1", *tree.compiled())
     return [line for line in out if re.match(r"\S+:\d+: ", line)] or out if status else []
 
 
@@ -335,7 +335,7 @@ def undefined_symbols(tree):
     with tempfile.TemporaryDirectory() as d:
         for f in [f for f in tree.sources() if f.endswith(".c")]:
             obj = os.path.join(d, f + ".o")
-            status, lines = tree.run("gcc", "-std=c11", "-O1", "-c", f, "-o", obj)
+            status, lines = tree.run("gcc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-c", f, "-o", obj)
             if status:
                 return lines
             _, lines = tree.run("nm", "-u", obj)
