@@ -21,6 +21,7 @@ JOBS    = 2
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Wvla
 OWN  = -std=c11 -D_GNU_SOURCE $(WARN) $(INC)
 OBJ  = main.o tls.o http.o ws.o
+SAN  = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 INC != test -z "$(BEARSSL)" || echo "-isystem $(BEARSSL)/inc -isystem $(BEARSSL)/include"
 LIB != if test -z "$(BEARSSL)"; then echo -lbearssl; \
@@ -43,6 +44,11 @@ $(OBJ): ws.h Makefile
 wssd-selfsign: dist/selfsign.c Makefile
 	$(CC) $(OWN) -DBUILD_DATE=$(BUILD_DATE) $(CFLAGS) $(LDFLAGS) -o $@ dist/selfsign.c $(LIB)
 
+# For `make deep`: the same with sanitizers.
+build/san/wssd: $(OBJ:.o=.c) ws.h Makefile
+	mkdir -p build/san
+	$(CC) $(OWN) $(SAN) -o $@ $(OBJ:.o=.c) $(LIB)
+
 install: all
 	mkdir -p $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/wssd
 	cp wssd wssd-selfsign $(DESTDIR)$(PREFIX)/sbin/
@@ -61,7 +67,7 @@ test:
 
 deep:
 	@sh test/install run test deep
-	@$(MAKE) all
+	@$(MAKE) all build/san/wssd
 	@JOBS=$(JOBS) PYTHON=$(PYTHON) sh test/deep.sh
 
 audit:
