@@ -10,7 +10,7 @@ const KEEP_BYTES = 512;         // bytes kept of a binary message
 const WAITING = 1000;           // messages whose echo is awaited
 const SAMPLES = 200;            // round trips behind the median
 const HIGH_WATER = 4 << 20;     // bytes that the browser may hold for the network
-const BULK = 65536;             // transfers from this size on have a throughput
+const BULK = 16384;             // messages from this size on count for the throughput
 
 const $ = id => document.getElementById(id);
 const encoder = new TextEncoder();
@@ -244,7 +244,7 @@ let count, meter;
 
 function resetNumbers() {
 	count = { out: 0, outBytes: 0, in: 0, inBytes: 0 };
-	meter = { out: { t: 0, last: 0, bytes: 0 }, in: { t: 0, last: 0, bytes: 0 }, text: "" };
+	meter = { out: { t: 0, last: -1e9, bytes: 0 }, in: { t: 0, last: -1e9, bytes: 0 } };
 	awaited = [];
 	trips = [];
 	lastTrip = undefined;
@@ -262,7 +262,7 @@ function showNumbers() {
 	const sorted = trips.slice().sort((a, b) => a - b);
 	$("n-rtt").textContent = lastTrip === undefined ? "–" : millis(lastTrip);
 	$("n-rtt-more").textContent = sorted.length > 1 ? "median " + millis(sorted[sorted.length >> 1]) : "";
-	const rate = m => m.bytes >= BULK && m.last > m.t ? bytes(m.bytes / (m.last - m.t) * 1000) + "/s" : "";
+	const rate = m => m.last > m.t ? bytes(m.bytes / (m.last - m.t) * 1000) + "/s" : "";
 	const up = rate(meter.out), down = rate(meter.in);
 	$("n-rate").textContent = (down && "↓ " + down) || (up && "↑ " + up) || "–";
 	$("n-rate-more").textContent = down && up ? "↑ " + up : "";
@@ -273,13 +273,15 @@ function numbersChanged() {
 		numbersDue = setTimeout(showNumbers, 100);
 }
 
-// A transfer is what passes without a second of silence. Receiving is counted from the first sending, so
-// that one large echo has a throughput too.
+// A transfer is what passes of large messages without a second of silence. Receiving is counted from the
+// first sending, so that one large echo has a throughput too.
 function passed(m, size, now) {
-	if (now - m.last > 1000) {
-		m.t = now;
-		m.bytes = 0;
-	}
+	if (size < BULK)
+		return;
+	if (now - m.last > 1000)
+		Object.assign(m, { t: now, bytes: 0 });
+	if (m === meter.out && now - meter.in.last > 1000)
+		Object.assign(meter.in, { t: now, last: now, bytes: 0 });
 	m.bytes += size;
 	m.last = now;
 }
@@ -291,6 +293,7 @@ function tick() {
 }
 
 function setState(state, word) {
+	const follow = atEnd();         // the room for the log changes with the state
 	document.body.dataset.state = state;
 	$("state-word").textContent = word || STATES[state];
 	$("state-time").textContent = "";
@@ -308,6 +311,8 @@ function setState(state, word) {
 		control.disabled = busy;
 	if (!transfer)
 		$("send").disabled = state !== "open";
+	if (follow)
+		toEnd();
 	document.title = (state === "open" ? "● " + address.shown + " – " : "") + "wssd console";
 }
 
@@ -378,8 +383,7 @@ function connect() {
 		const spoken = mine.protocol ? ", subprotocol " + mine.protocol : "";
 		log({ kind: "good", preview: "Open" + spoken, mark: millis(opened - since) });
 		setState("open");
-		notice("good", "Open on " + to.shown, (spoken ? spoken.slice(2) + ", " : "") +
-			(to.url.startsWith("wss:") ? "encrypted." : "not encrypted."));
+		notice("good", "Open on " + to.shown, (to.url.startsWith("wss:") ? "Encrypted" : "Not encrypted") + spoken + ".");
 		if (matchMedia("(hover: hover)").matches)
 			focusInput();
 	};
@@ -467,8 +471,6 @@ function sendMessage(content) {
 	const now = performance.now();
 
 	passed(meter.out, data.length, now);
-	if (now - meter.in.last > 1000)
-		Object.assign(meter.in, { t: now, last: now, bytes: 0 });
 	if (awaited.length >= WAITING)
 		awaited.shift();
 	awaited.push({ t: now, size: data.length, text: typeof content === "string", print: fingerprint(data),
@@ -709,6 +711,10 @@ $("log").addEventListener("scroll", () => {
 	if (atEnd())
 		$("latest").hidden = true;
 }, { passive: true });
+addEventListener("resize", () => {
+	if ($("latest").hidden)
+		toEnd();
+});
 document.addEventListener("dragover", e => {
 	if (e.dataTransfer.types.includes("Files"))
 		e.preventDefault();
