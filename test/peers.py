@@ -30,8 +30,16 @@ def rss(pid):
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS:"))
 
 
-def fds(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+PLAIN = {}
+
+
+def memory(server):
+    """The same of a server, and 0 where it says nothing: under a sanitizer or valgrind."""
+    exe = os.readlink(f"/proc/{server.pid}/exe")
+    if exe not in PLAIN:
+        with open(exe, "rb") as f:
+            PLAIN[exe] = os.path.basename(exe).startswith("wssd") and b"__asan_" not in f.read()
+    return rss(server.pid) if PLAIN[exe] else 0
 
 
 def cpu(pid):
@@ -513,7 +521,7 @@ class Watch(threading.Thread):
                 return
 
     def sample(self):
-        self.rss = max(self.rss, rss(self.server.pid))
+        self.rss = max(self.rss, memory(self.server))
         self.kernel = max(self.kernel, socket_memory())
         self.queued = max(self.queued, sum(tx + rx for port in self.ports
                                            for state, tx, rx, _ in queues(port) if state != 10))

@@ -860,7 +860,7 @@ def test_backend_never_reads(wssd, tls, backend):
     data = b"".join(peers.chunks(24 << 20))
     with s.open("/s", sndbuf=65536) as c:
         b = backend.accept()
-        before = s.rss()
+        before = peers.memory(s)
         w = peers.Writer(c, [wsraw.frame(BINARY, data[i:i + 65536]) for i in range(0, len(data), 65536)])
         stopped = w.stalled()
         assert stopped < 16 << 20
@@ -871,7 +871,7 @@ def test_backend_never_reads(wssd, tls, backend):
                 e.expect_text(f"served {n}")
                 assert time.monotonic() - start < 1 * SLOW
         assert peers.cpu_share(s.pid, 0.5) < 0.05 * SLOW
-        assert s.rss() - before < 512
+        assert peers.memory(s) - before < 512
         got = peers.read_exactly(b, len(data))
         assert got == data
         w.finish()
@@ -883,11 +883,11 @@ def test_client_never_reads(wssd, tls, backend):
     s = wssd("/s=" + backend.route, "--timeout", "20", tls=tls)
     with s.open("/s", rcvbuf=16384) as c:
         b = backend.accept()
-        before = s.rss()
+        before = peers.memory(s)
         sent = peers.fill(b, b"".join(peers.chunks(1 << 20)))
         assert sent < 16 << 20
         assert peers.cpu_share(s.pid, 0.5) < 0.05 * SLOW
-        assert s.rss() - before < 512
+        assert peers.memory(s) - before < 512
         with s.open() as e:
             e.send_text("served")
             e.expect_text("served")

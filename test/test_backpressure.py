@@ -53,9 +53,9 @@ def echo(server, tls, size, pause=None, rcvbuf=None, one_message=True, seed=1):
 
 @pytest.mark.parametrize("pause", [None, (4 * MIB, 1.0)], ids=["steady", "pausing"])
 def test_20_mib_echo(server, tls, pause):
-    before = server.rss()
+    before = peers.memory(server)
     echo(server, tls, 20 * MIB, pause)
-    assert server.rss() - before < 1024
+    assert peers.memory(server) - before < 1024
 
 
 def test_20_mib_echo_of_messages(server, tls):
@@ -284,7 +284,7 @@ def test_file_to_a_pausing_reader(wssd, tls, tmp_path):
     data = b"".join(peers.chunks(20 * MIB))
     (tmp_path / "big.bin").write_bytes(data)
     s = wssd("--timeout", "20", root=tmp_path, tls=tls)
-    before = s.rss()
+    before = peers.memory(s)
     with s.connect(rcvbuf=16384) as c:
         c.send(wsraw.head("GET", "/big.bin", [("Host", c.host)]))
         got = c.recv(1 << 16)
@@ -295,7 +295,7 @@ def test_file_to_a_pausing_reader(wssd, tls, tmp_path):
         assert head.startswith(b"HTTP/1.1 200 ")
         got += c.recv(len(data) + len(head) + 4 - len(got))
         assert got[len(head) + 4:] == data
-        assert s.rss() - before < 1024
+        assert peers.memory(s) - before < 1024
         assert c.request("GET", "/").status == 404
 
 
