@@ -17,8 +17,8 @@
  *
  * Whether the old certificate will do is not told by looking for names in it. All that may differ
  * from the certificate that would be made now are serial number and dates; so these are taken out
- * of the old one, what is signed is encoded again with them, and if that differs in one byte, or if
- * our signature is not under it, a new one is made. Hence a damaged file is replaced as well.
+ * of the old one, it is made again with them, signature and all, and if that differs in one byte, a
+ * new one is needed. Hence a damaged file is replaced as well.
  *
  * What cannot be made again is never overwritten: a private key, and a certificate that somebody
  * else has issued. Files appear under their name complete or not at all. */
@@ -98,8 +98,12 @@ struct request {
 	struct key key;
 };
 
+static void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+static void usage(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
 /* A colon at the end adds what errno says. */
-static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *format, ...)
+static void
+die(const char *format, ...)
 {
 	int saved = errno;
 	size_t len = strlen(format);
@@ -357,10 +361,11 @@ struct range {
 };
 
 struct certificate {
-	struct range tbs, serial, issuer, validity, subject, signature;
+	struct range serial, issuer, validity, subject;
 };
 
-/* If an element with this tag begins at in->at: its content in *content, in->at behind it. */
+/* If an element with this tag begins at in->at: in->at behind it, its content in *content, which may
+ * be *in. */
 static bool
 take(const unsigned char *b, struct range *in, unsigned tag, struct range *content)
 {
@@ -389,9 +394,9 @@ take(const unsigned char *b, struct range *in, unsigned tag, struct range *conte
 	if (len > in->end - at) {
 		return false;
 	}
+	in->at = at + len;
 	content->at = at;
 	content->end = at + len;
-	in->at = at + len;
 	return true;
 }
 
@@ -401,22 +406,9 @@ read_certificate(const unsigned char *b, size_t len, struct certificate *c)
 {
 	struct range in = { 0, len }, tbs, skip;
 
-	if (!take(b, &in, 0x30, &tbs) || in.at != in.end) {
+	if (!take(b, &in, 0x30, &in) || !take(b, &in, 0x30, &tbs)) {
 		return false;
 	}
-	in = tbs;
-	c->tbs.at = in.at;
-	if (!take(b, &in, 0x30, &tbs)) {
-		return false;
-	}
-	c->tbs.end = in.at;
-	if (!take(b, &in, 0x30, &skip) || !take(b, &in, 0x03, &c->signature) || in.at != in.end) {
-		return false;
-	}
-	if (c->signature.at == c->signature.end || b[c->signature.at] != 0) {
-		return false;
-	}
-	c->signature.at++; /* the count of unused bits */
 	(void)take(b, &tbs, 0xA0, &skip);
 	return take(b, &tbs, 0x02, &c->serial) && take(b, &tbs, 0x30, &skip) &&
 	       take(b, &tbs, 0x30, &c->issuer) && take(b, &tbs, 0x30, &c->validity) &&
@@ -452,6 +444,21 @@ read_time(const unsigned char *b, struct range *in, char text[TIME_LEN + 1])
 
 /* Files. */
 
+/* BearSSL 0.6 takes "CERTIFICATE-----" for the name in a line that ends in CR LF. */
+static void
+drop_carriage_returns(struct blob *text)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < text->len; i++) {
+		if (text->b[i] != '\r') {
+			text->b[kept] = text->b[i];
+			kept++;
+		}
+	}
+	text->len = kept;
+}
+
 /* False: there is none. It must be a plain file of less than FILE_MAX bytes. */
 static bool
 read_file(const char *path, struct blob *into, struct stat *st)
@@ -482,6 +489,7 @@ read_file(const char *path, struct blob *into, struct stat *st)
 	if (into->len == sizeof into->b) {
 		die("%s: is larger than any key or certificate of ours", path);
 	}
+	drop_carriage_returns(into);
 	return true;
 }
 
@@ -572,7 +580,7 @@ write_all(int fd, const char *text, size_t len)
 	return true;
 }
 
-/* mkstemp() makes the file with O_EXCL and mode 0600. link() does not replace, rename() does; a
+/* mkstemp() makes the file with O_EXCL and at most mode 0600. link() does not replace, rename() does; a
  * file system without links (FAT) has no modes to protect a key either. */
 static void
 write_file(const char *path, const char *text, size_t len, bool replace)
@@ -588,7 +596,7 @@ write_file(const char *path, const char *text, size_t len, bool replace)
 	if (fd < 0) {
 		die("%s:", temporary);
 	}
-	ok = write_all(fd, text, len) && (!replace || fchmod(fd, 0644) == 0) && fsync(fd) == 0;
+	ok = write_all(fd, text, len) && fchmod(fd, replace ? 0644 : 0600) == 0 && fsync(fd) == 0;
 	ok = close(fd) == 0 && ok;
 	ok = ok && (replace ? rename(temporary, path) : link(temporary, path)) == 0;
 	if (!ok || !replace) {
@@ -718,33 +726,50 @@ load_key(const char *path, struct key *k)
 
 /* The certificate. */
 
-static bool
-signature_fits(const struct key *k, const unsigned char *tbs, size_t tbs_len,
-	const unsigned char *signature, size_t len)
+/* The whole certificate: what is signed, then the signature. ECDSA is deterministic here (RFC 6979),
+ * so the same request, serial number and times give the same bytes each time. */
+static void
+encode(struct der *cert, const struct request *r, const unsigned char *serial, size_t serial_len,
+	const char *from, const char *until)
 {
-	unsigned char hash[br_sha256_SIZE];
+	static struct der tbs;
+	unsigned char hash[br_sha256_SIZE], signature[SIGNATURE_MAX];
+	const br_ec_impl *ec = br_ec_get_default();
+	const struct key *k = &r->key;
+	size_t len;
 
-	sha256(hash, tbs, tbs_len);
-	return br_ecdsa_vrfy_asn1_get_default()(
-		       br_ec_get_default(), hash, sizeof hash, &k->pk, signature, len) == 1;
+	tbs.at = sizeof tbs.b;
+	put_tbs(&tbs, r, serial, serial_len, from, until);
+	sha256(hash, tbs.b + tbs.at, sizeof tbs.b - tbs.at);
+	len = br_ecdsa_sign_asn1_get_default()(ec, &br_sha256_vtable, hash, &k->sk, signature);
+	if (len == 0 ||
+		!br_ecdsa_vrfy_asn1_get_default()(ec, hash, sizeof hash, &k->pk, signature, len)) {
+		die("bug: BearSSL made no good signature");
+	}
+	cert->at = sizeof cert->b;
+	put(cert, signature, len);
+	put_byte(cert, 0); /* unused bits */
+	wrap(cert, sizeof cert->b, 0x03);
+	put(cert, ECDSA_SHA256, sizeof ECDSA_SHA256);
+	put(cert, tbs.b + tbs.at, sizeof tbs.b - tbs.at);
+	wrap(cert, sizeof cert->b, 0x30);
 }
 
 /* Is this what would be made now, but for serial number and dates? Those end up in from, until. */
 static bool
-same_certificate(const struct request *r, const unsigned char *b, struct certificate *c,
+same_certificate(const struct request *r, const struct blob *old, const struct certificate *c,
 	char from[TIME_LEN + 1], char until[TIME_LEN + 1])
 {
 	static struct der again;
-	size_t len = c->tbs.end - c->tbs.at, serial_len = c->serial.end - c->serial.at;
+	struct range in = c->validity;
+	size_t serial_len = c->serial.end - c->serial.at;
 
-	again.at = sizeof again.b;
-	if (serial_len > 20 || !read_time(b, &c->validity, from) ||
-		!read_time(b, &c->validity, until)) {
+	if (serial_len > 20 || !read_time(old->b, &in, from) || !read_time(old->b, &in, until)) {
 		return false;
 	}
-	put_tbs(&again, r, b + c->serial.at, serial_len, from, until);
-	return len == sizeof again.b - again.at &&
-	       memcmp(b + c->tbs.at, again.b + again.at, len) == 0;
+	encode(&again, r, old->b + c->serial.at, serial_len, from, until);
+	return old->len == sizeof again.b - again.at &&
+	       memcmp(old->b, again.b + again.at, old->len) == 0;
 }
 
 /* Why a new one is needed; NULL if the old one will do. */
@@ -792,12 +817,8 @@ judge_certificate(const struct request *r)
 	if (r->renew < 0) {
 		return "no --renew";
 	}
-	if (!same_certificate(r, der.b, &c, from, until)) {
-		return "the old one is for another key or other names";
-	}
-	if (!signature_fits(&r->key, der.b + c.tbs.at, c.tbs.end - c.tbs.at, der.b + c.signature.at,
-		    c.signature.end - c.signature.at)) {
-		return "the old one is damaged";
+	if (!same_certificate(r, &der, &c, from, until)) {
+		return "the old one is for another key or other names, or damaged";
 	}
 	why = judge_dates(r, from, until);
 	if (!why) {
@@ -806,28 +827,6 @@ judge_certificate(const struct request *r)
 		putchar('\n');
 	}
 	return why;
-}
-
-/* Appends the signature to what is signed, which stands in tbs, and wraps both. */
-static void
-sign(struct der *cert, const struct der *tbs, const struct key *k)
-{
-	unsigned char hash[br_sha256_SIZE], signature[SIGNATURE_MAX];
-	const unsigned char *b = tbs->b + tbs->at;
-	size_t len = sizeof tbs->b - tbs->at, all = cert->at, n;
-
-	sha256(hash, b, len);
-	n = br_ecdsa_sign_asn1_get_default()(
-		br_ec_get_default(), &br_sha256_vtable, hash, &k->sk, signature);
-	if (n == 0 || !signature_fits(k, b, len, signature, n)) {
-		die("bug: BearSSL made no good signature");
-	}
-	put(cert, signature, n);
-	put_byte(cert, 0);
-	wrap(cert, all, 0x03);
-	put(cert, ECDSA_SHA256, sizeof ECDSA_SHA256);
-	put(cert, b, len);
-	wrap(cert, all, 0x30);
 }
 
 /* What a browser shows before somebody accepts the certificate. */
@@ -847,7 +846,7 @@ print_fingerprint(const unsigned char *cert, size_t len)
 static void
 make_certificate(const struct request *r, const char *why)
 {
-	static struct der tbs, cert;
+	static struct der cert;
 	static char pem[CERT_PEM_MAX];
 	char from[TIME_LEN + 1], until[TIME_LEN + 1];
 	unsigned char serial[SERIAL_LEN];
@@ -857,10 +856,7 @@ make_certificate(const struct request *r, const char *why)
 	serial[0] = (serial[0] & 0x3F) | 0x40; /* positive, and of full length */
 	time_text(from, r->now);
 	time_text(until, r->now + r->days * 86400 - 1); /* the last second counts too */
-	tbs.at = sizeof tbs.b;
-	cert.at = sizeof cert.b;
-	put_tbs(&tbs, r, serial, sizeof serial, from, until);
-	sign(&cert, &tbs, &r->key);
+	encode(&cert, r, serial, sizeof serial, from, until);
 	len = sizeof cert.b - cert.at;
 	if (br_pem_encode(NULL, cert.b + cert.at, len, "CERTIFICATE", BR_PEM_LINE64) >=
 		sizeof pem) {
@@ -899,7 +895,8 @@ static const char help_text[] =
 	"\n"
 	"No certificate begins before ";
 
-static void __attribute__((format(printf, 1, 2), noreturn)) usage(const char *format, ...)
+static void
+usage(const char *format, ...)
 {
 	va_list args;
 
@@ -911,7 +908,8 @@ static void __attribute__((format(printf, 1, 2), noreturn)) usage(const char *fo
 	exit(2);
 }
 
-static void __attribute__((noreturn)) help(void)
+_Noreturn static void
+help(void)
 {
 	char built[TIME_LEN + 1];
 
