@@ -376,6 +376,27 @@ class Idle:
         c = self.raw()
         c.send(b"BAD\r\n\r\n" + bytes(1000))
 
+    def bad_gateway(self):
+        c = self.raw()
+        c.send(wsraw.upgrade_head("/nobody", c.host))
+        assert c.reply().status == 502
+
+    def bad_gateway_half_closed(self):
+        self.bad_gateway()
+        self.keep[-1].sock.shutdown(socket.SHUT_WR)
+
+    def connecting(self):
+        c = self.raw()
+        c.send(wsraw.upgrade_head("/hole", c.host) + wsraw.frame(BINARY, b"early" * 100))
+
+    def connecting_half_closed(self):
+        self.connecting()
+        self.keep[-1].sock.shutdown(socket.SHUT_WR)
+
+    def connecting_reset(self):
+        self.connecting()
+        self.keep[-1].reset()
+
     def refused_and_half_closed(self):
         c = self.raw()
         c.send(b"GET /echo HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -456,6 +477,16 @@ class Idle:
     def backend_half_closed(self, path):
         self.client(path)
         self.b.shutdown(socket.SHUT_WR)
+
+    def closed_then_garbage(self, path):
+        """After the server's Close 1000 the client sends what is no frame, or no text."""
+        for wrong in (b"\xff" * 100, wsraw.frame(TEXT, b"\xff" * 100, mask=b"abcd"), wsraw.frame(CONT, b"x" * 100),
+                      wsraw.frame(TEXT, b"\xc3\x28" * 9, length=1000), wsraw.frame(CLOSE, b"\x00\x01")):
+            c = self.client(path)
+            self.b.shutdown(socket.SHUT_WR)
+            while c.recv_frame().opcode != CLOSE:
+                pass
+            c.send(wrong)
 
     def backend_reads_no_more(self, path):
         self.client(path)
@@ -539,11 +570,12 @@ class Idle:
 
 
 EARLY = ["hello_half_closed", "connected_half_closed", "head_half_closed", "head_reset", "kept_alive",
-         "kept_alive_half_closed", "refused_and_lingering", "refused_and_half_closed"]
+         "kept_alive_half_closed", "refused_and_lingering", "refused_and_half_closed", "bad_gateway",
+         "bad_gateway_half_closed", "connecting", "connecting_half_closed", "connecting_reset"]
 FILE = ["file_backpressured", "file_half_closed", "file_reset", "file_backpressured_pipelined"]
 ANY = ["half_closed", "notified", "reset", "half_frame", "backpressured", "backpressured_half_closed",
        "backpressured_reset", "close_unread", "close_unanswered", "close_unanswered_talking"]
-STREAM = ["backend_half_closed", "backend_reads_no_more", "backend_gone", "backend_reset", "backend_stuffed",
+STREAM = ["backend_half_closed", "closed_then_garbage", "backend_reads_no_more", "backend_gone", "backend_reset", "backend_stuffed",
           "backend_stuffed_half_closed", "backend_stuffed_reset", "both_stuffed", "both_stuffed_half_closed",
           "client_half_closed_stuffed", "client_closed_backend_silent", "client_closed_backend_reads_nothing",
           "client_closed_backend_stuffed", "backend_reset_client_stuffed"]
@@ -566,8 +598,9 @@ def test_idle_second_costs_nothing(wssd, tls, group, tmp_path):
     (root / "index.html").write_text("hello")
     (root / "big.bin").write_bytes(bytes(MIB))
     bound = 0.03 * max(1, SLOW)
-    with Backend() as tcp, Backend(path=tmp_path / "s") as unix:
-        s = wssd("/hub=hub", "/tcp=" + tcp.route, "/unix=" + unix.route, "--timeout", "40", "--max-clients", "128",
+    with Backend() as tcp, Backend(path=tmp_path / "s") as unix, peers.BlackHole() as hole:
+        s = wssd("/hub=hub", "/tcp=" + tcp.route, "/unix=" + unix.route, "/hole=" + hole.route,
+                 f"/nobody=tcp:127.0.0.1:{peers.unused_port()}", "--timeout", "40", "--max-clients", "128",
                  "--max-per-ip", "0", root=root, tls=tls)
         backends = {"/tcp": tcp, "/unix": unix}
 
@@ -596,6 +629,59 @@ def test_idle_second_costs_nothing(wssd, tls, group, tmp_path):
                 if taken > bound:
                     busy[case] = f"{taken:.0%} of a CPU"
             raise AssertionError(f"the server does not sleep: {busy}")
+
+
+@pytest.mark.parametrize("what", ["requests", "pings", "echo", "hub"])
+def test_refusal_behind_a_full_window(wssd, tls, what):
+    """The last reply or Close frame waits for a client that does not read, has sent more, and has half-closed: what can
+    be read there must not keep the loop busy, and what was answered before must not be lost. Thirty clients, each stopped
+    at another fill of the windows."""
+    s = wssd("/chat=hub", "--timeout", "20", "--max-per-ip", "0", tls=tls)
+    block, answer, wrong = {
+        "requests": (b"GET /no HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 10, None, b"BAD\r\n\r\n"),
+        "pings": (wsraw.frame(wsraw.PING, b"p" * 125) * 8, 8 * 127, wsraw.frame(BINARY, b"", mask=None)),
+        "echo": (wsraw.frame(BINARY, b"e" * 1000), 1004, wsraw.frame(BINARY, b"", mask=None)),
+        "hub": (wsraw.frame(BINARY, b"h" * 1000), 1004, wsraw.frame(BINARY, b"", mask=None)),
+    }[what]
+    path = "/chat" if what == "hub" else "/echo"
+
+    def client():
+        c = s.connect(rcvbuf=4096)
+        return c if what == "requests" else c.open(path)
+
+    if what == "hub":       # its answers come from others
+        with client(), s.open(path) as publisher:
+            most = 60
+            publisher.ping(b"")
+            publisher.expect_pong(b"")
+    else:
+        with client() as c:
+            most = stop(s, c, block, 4000)
+    counts = [max(1, most - less) for less in range(30)]
+    clients = [client() for _ in counts]
+    if what == "hub":
+        publisher = s.open(path)
+        for _ in range(most):
+            publisher.send(block)
+        publisher.ping(b"")
+        publisher.expect_pong(b"")
+    for c, count in zip(clients, counts):
+        for _ in range(0 if what == "hub" else count):
+            c.wire(records(c, block))
+        c.wire(records(c, wrong + b"more of it" * 50))
+        c.sock.shutdown(socket.SHUT_WR)
+    time.sleep(0.2)
+    share = peers.cpu_share(s.pid, 1)
+    assert share < 0.03 * max(1, SLOW), f"{share:.0%} of a CPU for waiting"
+    for c, count in zip(clients, counts):
+        if what == "requests":
+            for _ in range(10 * count):
+                assert c.reply().status == 404
+            assert c.reply().status == 400
+        else:
+            got = c.recv((most if what == "hub" else count) * answer)
+            assert len(got) == (most if what == "hub" else count) * answer
+            c.expect_close(1002, answer=False, eof=False)
 
 
 def test_idle_clients_cost_nothing(wssd, tls):
