@@ -169,16 +169,26 @@ function row(line) {
 	return li;
 }
 
-const atEnd = () => $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 40;
+// The newest line stays in view until the reader's own hand scrolls away from it; a new layout does not count.
+let following = true, touched = 0;
+
+function scrolled() {
+	if ($("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 40) {
+		following = true;
+		$("latest").hidden = true;
+	} else if (performance.now() - touched < 1000)
+		following = false;
+}
 
 function toEnd() {
+	following = true;
 	$("log").scrollTop = $("log").scrollHeight;
 	$("latest").hidden = true;
 }
 
 function flushLog() {
 	paint = 0;
-	const follow = atEnd(), rows = $("rows");
+	const rows = $("rows");
 	rows.append(...pending.map(row));
 	pending = [];
 	while (rows.childElementCount > ROWS) {
@@ -187,7 +197,7 @@ function flushLog() {
 	}
 	$("empty").hidden = true;
 	$("dropped").textContent = lost ? plural(lost, "earlier line") + " dropped" : "";
-	if (follow)
+	if (following)
 		toEnd();
 	else
 		$("latest").hidden = false;
@@ -197,10 +207,10 @@ function clearLog() {
 	pending = [];
 	lost = 0;
 	$("rows").replaceChildren();
+	following = true;
 	$("dropped").textContent = "";
 	$("latest").hidden = true;
 	$("empty").hidden = false;
-	$("text").focus({ preventScroll: true });
 }
 
 // A screen reader hears one sentence a second at most, however fast the messages come.
@@ -239,7 +249,10 @@ let opened = 0;         // when it opened, 0 before
 let since = 0;          // when the state began
 let ticking = 0;
 let awaited = [];       // sent messages whose echo may come: { t, size, text, print, alone }
-let trips = [];
+let trips = [];         // the round trips behind the median
+let lastTrip;
+let numbersDue = 0;     // the timer that shows them
+let transfer = null;    // { stop } while a file or random bytes are being sent
 let count, meter;
 
 function resetNumbers() {
@@ -250,8 +263,6 @@ function resetNumbers() {
 	lastTrip = undefined;
 	showNumbers();
 }
-
-let lastTrip, numbersDue = 0;
 
 function showNumbers() {
 	numbersDue = 0;
@@ -293,7 +304,6 @@ function tick() {
 }
 
 function setState(state, word) {
-	const follow = atEnd();         // the room for the log changes with the state
 	document.body.dataset.state = state;
 	$("state-word").textContent = word || STATES[state];
 	$("state-time").textContent = "";
@@ -311,15 +321,16 @@ function setState(state, word) {
 		control.disabled = busy;
 	if (!transfer)
 		$("send").disabled = state !== "open";
-	if (follow)
-		toEnd();
 	document.title = (state === "open" ? "● " + address.shown + " – " : "") + "wssd console";
 }
 
-function notice(kind, title, text, link) {
+// What happened, in words; perhaps an option of the server to copy, and a page to open.
+function notice(kind, title, text, link, option) {
 	$("notice").className = "notice " + kind;
 	$("notice-title").textContent = title;
 	$("notice-text").textContent = text;
+	$("notice-option").textContent = option || "";
+	$("notice-option").hidden = !option;
 	$("notice-link").hidden = !link;
 	if (link) {
 		$("notice-link").href = link;
@@ -398,7 +409,6 @@ async function closed(which, to, offered, e) {
 	transfer = null;
 	let [title, advice] = closeWords(e.code);
 	let kind = e.code === 1000 || e.code === 1005 ? "note" : "bad";
-	let link = "";
 	if (cancelled && !wasOpen)
 		[title, advice, kind] = ["Cancelled", "Not connected: you stopped it.", "note"];
 	else if (!wasOpen) {
@@ -413,9 +423,10 @@ async function closed(which, to, offered, e) {
 	notice(kind, shown, (e.reason ? "“" + e.reason + "” " : "") + advice);
 	if (wasOpen || cancelled)
 		return;
-	[advice, link] = await whyNot(to, offered);
+	let link, option;
+	[advice, link, option] = await whyNot(to, offered);
 	if (ws === null && address === to) {
-		notice(kind, shown, advice, link);
+		notice(kind, shown, advice, link, option);
 		log({ kind: "note", preview: advice });
 	}
 }
@@ -424,8 +435,8 @@ async function closed(which, to, offered, e) {
 async function whyNot(to, offered) {
 	if (!to.here)
 		return ["No WebSocket came about with this other address. Either its server is not there, or the browser does not " +
-			"trust its certificate yet, or the server refuses pages from here: then start it with --origin " +
-			location.origin + ".", to.url.startsWith("wss:") ? to.page : ""];
+			"trust its certificate yet, or the server refuses pages from here and needs this option:",
+			to.url.startsWith("wss:") ? new URL("/", to.page).href : "", "--origin " + location.origin];
 	let status;
 	try {
 		const limit = new AbortController();
@@ -435,20 +446,20 @@ async function whyNot(to, offered) {
 		status = reply.status;
 		reply.body?.cancel();
 	} catch {
-		return ["The server does not answer. It is stopped or restarting, or its certificate changed: reload this page then.", ""];
+		return ["The server does not answer. It is stopped or restarting, or its certificate changed: reload this page then."];
 	}
 	if (status === 426)
 		return [offered.length ? "The route is there, but did not accept. Most likely it does not speak the subprotocol " +
 			offered.join(" or ") + "; else the service behind it is down (502), or the server's log tells." :
 			"The route is there, but did not accept. Most likely the service behind it is down (502), the route wants a subprotocol, " +
-			"or the server refuses this page's origin (403). The server's log tells which.", ""];
+			"or the server refuses this page's origin (403). The server's log tells which."];
 	if (status === 404)
-		return ["The server is there, but has no route " + to.path + ".", ""];
+		return ["The server is there, but has no route " + to.path + "."];
 	if (status === 401 || status === 403 || status === 421)
-		return ["The server refuses with status " + status + ". Its log names the option that would allow it.", ""];
+		return ["The server refuses with status " + status + ". Its log names the option that would allow it."];
 	if (status === 503)
-		return ["The server is full. Try again in a moment.", ""];
-	return [to.path + " is a page or a file, not a WebSocket route.", ""];
+		return ["The server is full. Try again in a moment."];
+	return [to.path + " is a page or a file, not a WebSocket route."];
 }
 
 function disconnect() {
@@ -506,8 +517,6 @@ function received(content) {
 	numbersChanged();
 	say("Received " + (text ? "text: " + content.slice(0, 100) : plural(data.length, "byte")));
 }
-
-let transfer = null;    // { stop } while a file or random bytes are being sent
 
 function endTransfer() {
 	transfer = null;
@@ -688,9 +697,7 @@ $("route-list").addEventListener("change", e => {
 	remember();
 });
 $("path").addEventListener("input", markRoute);
-$("modes").addEventListener("change", () => {
-	showMode();
-});
+$("modes").addEventListener("change", showMode);
 $("send-form").addEventListener("submit", e => {
 	e.preventDefault();
 	send();
@@ -707,14 +714,16 @@ for (const area of [$("text"), $("hex")]) {
 }
 $("clear").addEventListener("click", clearLog);
 $("latest").addEventListener("click", toEnd);
-$("log").addEventListener("scroll", () => {
-	if (atEnd())
-		$("latest").hidden = true;
-}, { passive: true });
-addEventListener("resize", () => {
-	if ($("latest").hidden)
+$("log").addEventListener("scroll", scrolled, { passive: true });
+$("log").addEventListener("toggle", scrolled, true);
+for (const hand of ["wheel", "touchmove", "pointerdown", "keydown"])
+	$("log").addEventListener(hand, () => {
+		touched = performance.now();
+	}, { passive: true });
+new ResizeObserver(() => {
+	if (following)
 		toEnd();
-});
+}).observe($("log"));
 document.addEventListener("dragover", e => {
 	if (e.dataTransfer.types.includes("Files"))
 		e.preventDefault();
