@@ -94,7 +94,7 @@ function hexDump(data) {
 	const lines = [];
 	for (let at = 0; at < data.length; at += 16) {
 		const row = data.subarray(at, at + 16);
-		lines.push(at.toString(16).padStart(4, "0") + "  " + hexLine(row).padEnd(47) + "  " +
+		lines.push(at.toString(16).padStart(4, "0") + "  " + hexLine(row).padEnd(Math.min(16, data.length) * 3 - 1) + "  " +
 			Array.from(row, b => b >= 32 && b < 127 ? String.fromCharCode(b) : "·").join(""));
 	}
 	return lines.join("\n");
