@@ -17,6 +17,7 @@ CODE_LINES = 2000   # neither blank nor only comment, in all five
 ALL_LINES = 3000    # wc -l
 COLUMNS = 100       # a tab reaches to the next multiple of 8
 FUNCTION_LINES = 60
+SHOWN = 15          # findings of a check that are printed
 LONG_FUNCTIONS = {"main.c": {"loop"}}  # the poll loop reads best in one piece
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wmissing-prototypes", "-Wvla"]
@@ -370,8 +371,10 @@ def main(names):
         found = CHECKS[name](tree)
         bad += bool(found)
         print("%-4s %-32s %s" % ("BAD" if found else "ok", name, CHECKS[name].__doc__.strip()))
-        for line in found:
+        for line in found[:SHOWN]:
             print("     " + line)
+        if len(found) > SHOWN:
+            print("     and %d more" % (len(found) - SHOWN))
         sys.stdout.flush()
     print("%d lines of code of %d, %d checks, %d with findings" % (code, CODE_LINES, len(names or CHECKS), bad))
     return 1 if bad else 0
