@@ -35,17 +35,17 @@
 enum {
 	CHAIN_MAX = 8,
 	ANCHORS_MAX = 64,
-	BANK_ROOM = 65536,   /* certificates, names and keys of a bank in DER */
-	CACHE_ROOM = 65536,  /* of a listener's sessions, 100 bytes each */
+	BANK_ROOM = 65536,  /* certificates, names and keys of a bank in DER */
+	CACHE_ROOM = 65536, /* of a listener's sessions, 100 bytes each */
 	SEED = 32,
 	RSA_BYTES = 512 /* of a modulus: BearSSL's limit is 4096 bits */
 };
 
 struct tls {
 	br_ssl_server_context sc;
-	uint32_t from, to;                       /* IO_STAGE: bytes not yet fed or eaten */
-	uint32_t out_from, out_to;               /* plain: IO_OUT, bytes not yet written */
-	uint32_t stage_high, in_high, out_high;  /* highest bytes used of the three buffers */
+	uint32_t from, to;                      /* IO_STAGE: bytes not yet fed or eaten */
+	uint32_t out_from, out_to;              /* plain: IO_OUT, bytes not yet written */
+	uint32_t stage_high, in_high, out_high; /* highest bytes used of the three buffers */
 	uint8_t plain, bank, fed, closed, shut;
 };
 
@@ -60,7 +60,8 @@ struct bank {
 	unsigned char room[BANK_ROOM];
 };
 
-struct template {
+struct template
+{
 	br_ssl_server_context sc;
 	br_ssl_session_cache_lru cache;
 	br_ec_impl curves; /* all that BearSSL has, but only those offered for ECDHE */
@@ -84,32 +85,32 @@ static const struct {
 	int code;
 	const char *text;
 } error_text[] = {
-	{BR_ERR_UNSUPPORTED_VERSION, "not TLS 1.2"},
-	{BR_ERR_BAD_VERSION, "wrong record version"},
-	{BR_ERR_BAD_LENGTH, "wrong record length"},
-	{BR_ERR_TOO_LARGE, "record too large"},
-	{BR_ERR_BAD_MAC, "record not authentic"},
-	{BR_ERR_UNKNOWN_TYPE, "unknown record type"},
-	{BR_ERR_UNEXPECTED, "unexpected message"},
-	{BR_ERR_BAD_HANDSHAKE, "malformed handshake"},
-	{BR_ERR_BAD_PARAM, "malformed handshake parameter"},
-	{BR_ERR_BAD_SECRENEG, "renegotiation refused"},
-	{BR_ERR_BAD_FINISHED, "wrong Finished"},
-	{BR_ERR_BAD_SIGNATURE, "wrong signature"},
-	{BR_ERR_NO_CLIENT_AUTH, "no client certificate"},
-	{BR_ERR_X509_EXPIRED, "client certificate expired or not yet valid"},
-	{BR_ERR_X509_NOT_TRUSTED, "client certificate of an unknown CA"},
-	{BR_ERR_X509_BAD_SIGNATURE, "client certificate with a wrong signature"},
-	{BR_ERR_X509_DN_MISMATCH, "client certificate chain broken"},
-	{BR_ERR_X509_NOT_CA, "client certificate chain through a certificate that is no CA"},
-	{BR_ERR_X509_WEAK_PUBLIC_KEY, "client certificate with a weak key"},
-	{BR_ERR_X509_EMPTY_CHAIN, "client certificate chain empty"},
-	{BR_ERR_RECV_FATAL_ALERT + 42, "client sent alert bad_certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + 46, "client sent alert certificate_unknown"},
-	{BR_ERR_RECV_FATAL_ALERT + 48, "client sent alert unknown_ca"},
-	{BR_ERR_SEND_FATAL_ALERT + 40, "no common cipher suite or curve"},
-	{BR_ERR_SEND_FATAL_ALERT + 70, "protocol version refused"},
-	{BR_ERR_SEND_FATAL_ALERT + 120, "no common ALPN protocol"},
+	{ BR_ERR_UNSUPPORTED_VERSION, "not TLS 1.2" },
+	{ BR_ERR_BAD_VERSION, "wrong record version" },
+	{ BR_ERR_BAD_LENGTH, "wrong record length" },
+	{ BR_ERR_TOO_LARGE, "record too large" },
+	{ BR_ERR_BAD_MAC, "record not authentic" },
+	{ BR_ERR_UNKNOWN_TYPE, "unknown record type" },
+	{ BR_ERR_UNEXPECTED, "unexpected message" },
+	{ BR_ERR_BAD_HANDSHAKE, "malformed handshake" },
+	{ BR_ERR_BAD_PARAM, "malformed handshake parameter" },
+	{ BR_ERR_BAD_SECRENEG, "renegotiation refused" },
+	{ BR_ERR_BAD_FINISHED, "wrong Finished" },
+	{ BR_ERR_BAD_SIGNATURE, "wrong signature" },
+	{ BR_ERR_NO_CLIENT_AUTH, "no client certificate" },
+	{ BR_ERR_X509_EXPIRED, "client certificate expired or not yet valid" },
+	{ BR_ERR_X509_NOT_TRUSTED, "client certificate of an unknown CA" },
+	{ BR_ERR_X509_BAD_SIGNATURE, "client certificate with a wrong signature" },
+	{ BR_ERR_X509_DN_MISMATCH, "client certificate chain broken" },
+	{ BR_ERR_X509_NOT_CA, "client certificate chain through a certificate that is no CA" },
+	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "client certificate with a weak key" },
+	{ BR_ERR_X509_EMPTY_CHAIN, "client certificate chain empty" },
+	{ BR_ERR_RECV_FATAL_ALERT + 42, "client sent alert bad_certificate" },
+	{ BR_ERR_RECV_FATAL_ALERT + 46, "client sent alert certificate_unknown" },
+	{ BR_ERR_RECV_FATAL_ALERT + 48, "client sent alert unknown_ca" },
+	{ BR_ERR_SEND_FATAL_ALERT + 40, "no common cipher suite or curve" },
+	{ BR_ERR_SEND_FATAL_ALERT + 70, "protocol version refused" },
+	{ BR_ERR_SEND_FATAL_ALERT + 120, "no common ALPN protocol" },
 };
 
 size_t
@@ -138,7 +139,7 @@ describe(int code)
 	}
 	if (code >= BR_ERR_RECV_FATAL_ALERT)
 		snprintf(text, sizeof text, "TLS: %s alert %d",
-		         code >= BR_ERR_SEND_FATAL_ALERT ? "sent" : "client sent", code & 255);
+			code >= BR_ERR_SEND_FATAL_ALERT ? "sent" : "client sent", code & 255);
 	else
 		snprintf(text, sizeof text, "TLS: BearSSL error %d", code);
 	return text;
@@ -255,7 +256,7 @@ take_anchor(struct bank *b, const char *name, size_t from)
 /* Pushes one read's bytes; each object ends in `take`.  *line counts on. */
 static const char *
 pem_push(br_pem_decoder_context *pem, struct bank *b, const char *p, size_t n, size_t *from,
-         unsigned *line, const char *(*take)(struct bank *, const char *, size_t))
+	unsigned *line, const char *(*take)(struct bank *, const char *, size_t))
 {
 	size_t k;
 	const char *wrong = NULL;
@@ -270,7 +271,8 @@ pem_push(br_pem_decoder_context *pem, struct bank *b, const char *p, size_t n, s
 			br_pem_decoder_setdest(pem, bank_append, b);
 			break;
 		case BR_PEM_END_OBJ:
-			wrong = b->used > BANK_ROOM ? "is too large" : take(b, br_pem_decoder_name(pem), *from);
+			wrong = b->used > BANK_ROOM ? "is too large"
+						    : take(b, br_pem_decoder_name(pem), *from);
 			if (wrong == NULL && b->used > BANK_ROOM)
 				wrong = "is too large";
 			break;
@@ -283,8 +285,7 @@ pem_push(br_pem_decoder_context *pem, struct bank *b, const char *p, size_t n, s
 }
 
 static const char *
-pem_file(struct bank *b, const char *file,
-         const char *(*take)(struct bank *, const char *, size_t))
+pem_file(struct bank *b, const char *file, const char *(*take)(struct bank *, const char *, size_t))
 {
 	br_pem_decoder_context pem;
 	char buf[1024];
@@ -347,7 +348,7 @@ key_matches(const struct bank *b)
 	}
 	n = br_rsa_compute_modulus_get_default()(NULL, rsa);
 	if (n == 0 || n > RSA_BYTES || br_rsa_compute_modulus_get_default()(buf, rsa) != n ||
-	    !same_number(buf, n, pk->key.rsa.n, pk->key.rsa.nlen))
+		!same_number(buf, n, pk->key.rsa.n, pk->key.rsa.nlen))
 		return 0;
 	e = br_rsa_compute_pubexp_get_default()(rsa);
 	for (size_t i = 0; i < 4; i++)
@@ -361,11 +362,11 @@ set_policy(br_ssl_server_context *sc, const struct bank *b)
 	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
 
 	if (ec != NULL)
-		br_ssl_server_set_single_ec(sc, b->chain, b->chain_len, ec, BR_KEYTYPE_SIGN, 0, use.ec,
-		                            use.ecdsa_sign);
+		br_ssl_server_set_single_ec(
+			sc, b->chain, b->chain_len, ec, BR_KEYTYPE_SIGN, 0, use.ec, use.ecdsa_sign);
 	else
-		br_ssl_server_set_single_rsa(sc, b->chain, b->chain_len, br_skey_decoder_get_rsa(&b->key),
-		                             BR_KEYTYPE_SIGN, NULL, use.rsa_sign);
+		br_ssl_server_set_single_rsa(sc, b->chain, b->chain_len,
+			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL, use.rsa_sign);
 }
 
 static int
@@ -395,13 +396,16 @@ static const uint16_t suites[] = {
 	BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 };
 static const char *const suite_name[] = {
-	"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
-	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256",
-	"ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+	"ECDHE-ECDSA-CHACHA20-POLY1305",
+	"ECDHE-RSA-CHACHA20-POLY1305",
+	"ECDHE-ECDSA-AES128-GCM-SHA256",
+	"ECDHE-RSA-AES128-GCM-SHA256",
+	"ECDHE-ECDSA-AES256-GCM-SHA384",
+	"ECDHE-RSA-AES256-GCM-SHA384",
 };
 
-static const br_hash_class *const hashes[] = {&br_sha256_vtable, &br_sha384_vtable,
-                                              &br_sha512_vtable};
+static const br_hash_class *const hashes[] = { &br_sha256_vtable, &br_sha384_vtable,
+	&br_sha512_vtable };
 
 static void
 set_hashes(br_multihash_context *mh)
@@ -418,7 +422,7 @@ static void
 prepare(unsigned i, struct bank *b)
 {
 	static unsigned char scratch[2][1024];
-	static const char *alpn[] = {"http/1.1"};
+	static const char *alpn[] = { "http/1.1" };
 	struct template *t = &template[i];
 	br_ssl_engine_context *eng = &t->sc.eng;
 
@@ -439,15 +443,16 @@ prepare(unsigned i, struct bank *b)
 		t->curves.supported_curves |= use.ec->supported_curves & 1U << BR_EC_secp384r1;
 		br_ssl_engine_set_rsavrfy(eng, use.rsa_verify);
 		br_ssl_engine_set_ecdsa(eng, use.ecdsa_verify);
-		br_ssl_server_set_trust_anchor_names_alt(&t->sc, b->anchor + b->ca[i].first, b->ca[i].n);
+		br_ssl_server_set_trust_anchor_names_alt(
+			&t->sc, b->anchor + b->ca[i].first, b->ca[i].n);
 	} else {
 		br_ssl_session_cache_lru_init(&t->cache, t->sessions, sizeof t->sessions);
 		br_ssl_server_set_cache(&t->sc, &t->cache.vtable);
 	}
 	br_ssl_engine_set_ec(eng, &t->curves);
 	set_policy(&t->sc, b);
-	br_ssl_engine_set_buffers_bidi(eng, scratch[0], sizeof scratch[0], scratch[1],
-	                               sizeof scratch[1]);
+	br_ssl_engine_set_buffers_bidi(
+		eng, scratch[0], sizeof scratch[0], scratch[1], sizeof scratch[1]);
 	br_ssl_engine_inject_entropy(eng, "wssd", 4);
 	br_ssl_server_reset(&t->sc);
 }
@@ -480,7 +485,8 @@ tls_load(void)
 	if (wrong == NULL && br_skey_decoder_key_type(&b->key) == 0)
 		wrong = fault("%s: holds no private key", cf.key);
 	if (wrong == NULL && !key_matches(b))
-		wrong = fault("%s: the key does not belong to the certificate in %s", cf.key, cf.cert);
+		wrong = fault(
+			"%s: the key does not belong to the certificate in %s", cf.key, cf.cert);
 	for (unsigned i = 0; i < cf.listeners && wrong == NULL; i++) {
 		if (cf.listener[i].client_ca == NULL)
 			continue;
@@ -633,6 +639,8 @@ tls_peek(struct conn *c, size_t *n)
 void
 tls_eat(struct conn *c, size_t n)
 {
+	if (n == 0) /* BearSSL takes an acknowledgement of nothing for the end of a record */
+		return;
 	c->in += n;
 	count.bytes_in += n;
 	if (!c->tls->plain)
@@ -759,10 +767,11 @@ tls_bye(struct conn *c)
 		if (tls_out(c) == DEAD && br_ssl_engine_last_error(&t->sc.eng) != BR_ERR_OK)
 			return DEAD;
 		c->why = why;
-		if (pending(c, &(size_t){0}) != NULL)
+		if (pending(c, &(size_t){ 0 }) != NULL)
 			return WAIT;
 		if (!t->plain && !t->closed) {
-			t->closed = 1; /* only now: a close drops the plaintext that was not eaten */
+			t->closed =
+				1; /* only now: a close drops the plaintext that was not eaten */
 			br_ssl_engine_close(&t->sc.eng);
 			return MORE;
 		}
@@ -791,16 +800,20 @@ tls_idle(struct conn *c)
 }
 
 void
-tls_wipe(struct conn *c, int engine)
+tls_wipe(struct conn *c)
 {
 	struct tls *t = c->tls;
 
 	explicit_bzero(c->io + IO_STAGE, t->stage_high);
 	explicit_bzero(c->io + IO_IN, t->in_high);
 	explicit_bzero(c->io + IO_OUT, t->out_high);
-	t->stage_high = t->in_high = t->out_high = 0;
-	if (engine)
-		explicit_bzero(t, sizeof *t);
+	explicit_bzero(t, sizeof *t);
+}
+
+void
+tls_forget(struct conn *c)
+{
+	c->tls->stage_high = c->tls->in_high = c->tls->out_high = 0;
 }
 
 const char *

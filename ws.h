@@ -31,10 +31,11 @@
 #define WSSD_VERSION "0.1"
 
 enum limit {
-	HEAD_MAX = 8192,      /* a request head, its last CRLF included */
-	FIELDS_MAX = 100,     /* header fields in it */
-	REPLY_MAX = 1024,     /* any reply head or short reply of ours; must fit in a send window */
-	RECORD_MAX = 16384,   /* plaintext of a TLS record (RFC 5246 6.2.1), and the size of a window */
+	HEAD_MAX = 8192,  /* a request head, its last CRLF included */
+	FIELDS_MAX = 100, /* header fields in it */
+	REPLY_MAX = 1024, /* any reply head or short reply of ours; must fit in a send window */
+	RECORD_MAX =
+		16384, /* plaintext of a TLS record (RFC 5246 6.2.1), and the size of a window */
 	TLS_IN = 16384 + 325, /* 325 = 5 header + 16 IV + 48 MAC + 256 padding */
 	TLS_OUT = 16384 + 85, /* 85 = 5 header + 16 IV + 48 MAC + 16 padding */
 	STAGE = 32768,        /* what one read(2) may bring */
@@ -54,12 +55,12 @@ _Static_assert(REPLY_MAX < RECORD_MAX, "a reply fits in a window");
 
 /* A slot's part of the io arena; the last part, IO_TEXT, has cf.text_size bytes. */
 enum io {
-	IO_IN = 0,                     /* the engine's input buffer */
-	IO_OUT = IO_IN + 16768,        /* the engine's output buffer; the send window of ws:// */
-	IO_STAGE = IO_OUT + 16512,     /* bytes read and not yet fed; the receive window of ws:// */
-	IO_STASH = IO_STAGE + STAGE,   /* a frame header cut by a record, a control frame's payload */
-	IO_X509 = IO_STASH + 192,      /* validation of a client certificate, for the handshake */
-	IO_TEXT = IO_X509 + X509_ROOM  /* the request head; later a message in pieces */
+	IO_IN = 0,                   /* the engine's input buffer */
+	IO_OUT = IO_IN + 16768,      /* the engine's output buffer; the send window of ws:// */
+	IO_STAGE = IO_OUT + 16512,   /* bytes read and not yet fed; the receive window of ws:// */
+	IO_STASH = IO_STAGE + STAGE, /* a frame header cut by a record, a control frame's payload */
+	IO_X509 = IO_STASH + 192,    /* validation of a client certificate, for the handshake */
+	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message in pieces */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
 _Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
@@ -112,7 +113,7 @@ struct backend {
 	int whole; /* takes whole messages, so that max-message holds */
 };
 
-struct hub {             /* one ring for each hub route, see ws.c */
+struct hub {                 /* one ring for each hub route, see ws.c */
 	unsigned char *ring; /* size bytes, a power of two */
 	size_t size;
 	uint64_t head, tail; /* where the next entry goes; the oldest entry */
@@ -159,6 +160,7 @@ struct conn {
 	uint8_t readable;  /* poll said that the client's descriptor may be read */
 	uint8_t asleep;    /* at rest: out of the poll array, in the epoll set */
 	uint8_t in_epoll;  /* bit 0: fd is registered there (disarmed when awake), bit 1: bfd */
+	uint8_t dirty;     /* pages of the arena may be in use */
 	uint8_t misplaced; /* plain HTTP on a TLS port */
 	uint8_t bye;       /* DRAIN: nothing more to say or to hear: tls_bye */
 
@@ -173,28 +175,30 @@ struct conn {
 	uint8_t utf8;                  /* state of the UTF-8 checker */
 	uint8_t stashed;               /* bytes in IO_STASH */
 	uint8_t got_close, sent_close; /* Close frames */
+	uint8_t deaf;                  /* the client broke the protocol: nothing more is read */
 	uint8_t pinged;                /* a ping of ours is unanswered */
 	uint16_t closing;              /* close code to send; 0: none */
 	uint16_t status;               /* HTTP status or close code, for the log */
 	uint16_t port;                 /* the client's */
 	uint32_t mask;                 /* masking key, rotated to the next byte; in memory order */
-	uint32_t clear;                /* bytes at the start of the window that are unmasked already */
-	uint32_t text;                 /* bytes in IO_TEXT */
-	uint32_t text_high;            /* most that were ever there: what a wipe covers */
-	uint32_t id;                   /* serial number: age, and a hub's sender */
-	uint32_t spot;                 /* where in the list of awake slots */
-	int fd, bfd;                   /* client; backend or file.  -1: none */
-	uint64_t left;                 /* bytes of the frame, or of the file, still to come */
-	uint64_t cursor;               /* hub: next entry */
-	uint64_t in, out;              /* plaintext bytes, for the log */
-	int64_t start, deadline;       /* milliseconds of the monotonic clock */
-	int64_t heard;                 /* last byte from the client */
-	int64_t stalled;               /* since when output waits for the client; 0: it does not */
-	int64_t stepped;               /* last time there was anything to do */
-	struct in6_addr addr;          /* the client's, IPv4 mapped */
+	uint32_t clear;          /* bytes at the start of the window that are unmasked already */
+	uint32_t text;           /* bytes in IO_TEXT */
+	uint32_t text_high;      /* most that were ever there: what a wipe covers */
+	uint32_t id;             /* serial number: age, and a hub's sender */
+	uint32_t spot;           /* where in the list of awake slots */
+	int fd, bfd;             /* client; backend or file.  -1: none */
+	uint64_t left;           /* bytes of the frame, or of the file, still to come */
+	uint64_t cursor;         /* hub: next entry */
+	uint64_t in, out;        /* plaintext bytes, for the log */
+	int64_t start, deadline; /* milliseconds of the monotonic clock */
+	int64_t heard;           /* last byte from the client */
+	int64_t stalled;         /* since when output waits for the client; 0: it does not */
+	int64_t stepped;         /* last time there was anything to do */
+	struct in6_addr addr;    /* the client's, IPv4 mapped */
 	const struct listener *lis;
-	struct route *route;             /* of the upgrade; NULL before */
-	struct conn *hub_next, *hub_prev; /* other subscribers; hub_next also threads the free list */
+	struct route *route; /* of the upgrade; NULL before */
+	struct conn *hub_next,
+		*hub_prev; /* other subscribers; hub_next also threads the free list */
 	struct tls *tls;
 	unsigned char *io; /* this slot's part of the arena */
 	const char *why;   /* reason of the end, a constant or a buffer that outlives it */
@@ -206,7 +210,7 @@ struct config { /* constant after the start, but for the listeners' fd */
 	struct route route[ROUTES_MAX];
 	unsigned listeners, routes;
 	struct names origins, hosts;
-	const char *cert, *key, *client_ca, *root, *file;
+	const char *cert, *key, *client_ca, *root;
 	int root_fd; /* O_PATH of root; -1: no files */
 	int64_t max_clients, max_per_ip, max_message;
 	int64_t timeout, ping; /* milliseconds */
@@ -231,8 +235,14 @@ enum { ERR = 3, WARNING = 4, INFO = 6, DEBUG = 7 }; /* syslog priorities; DEBUG 
 /* Writes one line to stderr: printf format; bytes that are not printable ASCII become \xNN. */
 void log_line(int priority, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Ends the start: one sentence, exit 1; a trailing colon adds strerror(errno). */
+/* Ends the start with one sentence, exit 1; a trailing colon adds strerror(errno). */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
+ * Returns NULL or what is wrong with it.
+ */
+const char *parse_address(char *text, struct sockaddr_storage *addr, socklen_t *len);
 
 /* Case-insensitive comparison of p[0, n) with the string s, for ASCII. */
 int same_text(const void *p, size_t n, const char *s);
@@ -298,8 +308,11 @@ enum step tls_bye(struct conn *c);
 /* True when the arena holds nothing of the connection: it is between records, nothing is staged. */
 int tls_idle(struct conn *c);
 
-/* Overwrites what the connection left in its engine and buffers.  With engine 0 the engine stays. */
-void tls_wipe(struct conn *c, int engine);
+/* Overwrites what the connection left in its engine and buffers. */
+void tls_wipe(struct conn *c);
+
+/* The arena part was given back to the system: its buffers are unused again. */
+void tls_forget(struct conn *c);
 
 /* The cipher suite's name as OpenSSL writes it, "plain", or "-" while there is none. */
 const char *tls_suite(const struct conn *c);
@@ -314,11 +327,11 @@ struct field {
 };
 
 struct head {
-	uint8_t method; /* enum method in http.c */
-	uint8_t minor;  /* of HTTP/1.minor */
+	uint8_t method;          /* enum method in http.c */
+	uint8_t minor;           /* of HTTP/1.minor */
 	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */
 	uint16_t path, path_end; /* percent-decoded in place and terminated; without the query */
-	uint8_t escaped;             /* the path had percent-encoded bytes */
+	uint8_t escaped;         /* the path had percent-encoded bytes */
 	unsigned fields;
 	struct field field[FIELDS_MAX];
 };
@@ -362,8 +375,8 @@ int ws_utf8(uint8_t *state, const unsigned char *p, size_t n);
 /* XORs p[0, n) with the key *mask (RFC 6455 5.3) and rotates it, so that calls can follow. */
 void ws_unmask(unsigned char *p, size_t n, uint32_t *mask);
 
-/* Finds a backend by the name at the start of text; NULL if there is none. */
-const struct backend *ws_backend(const char *text);
+/* The backend of that name, n bytes; NULL if there is none. */
+const struct backend *ws_backend(const char *name, size_t n);
 
 /* Drives OPEN, and DRAIN until c->bye. */
 enum step ws_step(struct conn *c);
