@@ -1066,7 +1066,7 @@ read_options(struct request *r, int argc, char **argv)
 	for (int i = optind; i < argc; i++) {
 		add_name(r, argv[i]);
 	}
-	if (!r->key_file || !r->cert_file || r->names == 0) {
+	if (!r->key_file[0] || !r->cert_file[0] || r->names == 0) {
 		usage("--key, --cert and a name are needed");
 	}
 }
@@ -1096,7 +1096,9 @@ same_file(const char *a, const char *b)
 int
 main(int argc, char **argv)
 {
-	static struct request r = { .days = DAYS_MAX, .renew = -1 };
+	static struct request r = {
+		.key_file = "", .cert_file = "", .days = DAYS_MAX, .renew = -1
+	};
 	const char *why;
 
 	read_options(&r, argc, argv);
