@@ -353,6 +353,35 @@ def test_page_keeps_its_promises(wssd, browser, pair):
     assert b.text("n-in") == "1,200"
 
 
+RECONNECTS = """
+const [url, times, done] = arguments, codes = {};
+(async () => {
+    for (let i = 0; i < times; i++) {
+        const code = await new Promise(resolve => {
+            const ws = new WebSocket(url);
+            ws.onopen = () => ws.send("hello");
+            ws.onmessage = () => ws.close(1000);
+            ws.onclose = e => resolve(e.code);
+        });
+        codes[code] = (codes[code] || 0) + 1;
+    }
+    done(codes);
+})();
+"""
+
+
+def test_false_start(wssd, browser, pair):
+    """RFC 7918: Chromium's first request may come in one segment with its Finished, before it has seen the server's."""
+    server = console(wssd, pair)
+    b = browser(any_certificate=True)
+    b.page(server.page)
+    url = "wss://127.0.0.1:%d/echo" % server.port
+    assert b.driver.execute_async_script(RECONNECTS, url, 60) == {"1000": 60}
+    c = server.counters()
+    assert c["upgrades"] == 60
+    assert not [line for line in server.lines() if "TLS:" in line]
+
+
 # ------------------------------------------------------------------------------------------------- hub, ends, origins
 
 
