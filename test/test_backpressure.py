@@ -17,6 +17,7 @@ from wsraw import BINARY, CLOSE, CONT, PONG, TEXT
 
 rnd = random.Random(6)
 MIB = 1 << 20
+SMALL = 16384                   # a receive buffer; much smaller ones make the kernel's own probes the slowest part
 
 
 @pytest.fixture(params=["wss", "ws"])
@@ -98,7 +99,7 @@ def test_pings_are_answered_within_a_large_echo(server, tls):
                              wsraw.frame(wsraw.PING, b"ping %d" % i) for i, part in enumerate(parts)])
         got, pongs = bytearray(), []
         while len(pongs) < len(parts):
-            f = c.recv_frame()
+            f = peers.piece(c)
             if f.opcode == PONG:
                 pongs.append(f.payload)
                 assert len(got) == len(pongs) * step, "the pong is not in its place"
@@ -193,11 +194,10 @@ def test_hub_writes_into_connections_of_another_kind(server):
 def stop(server, c, block, limit):
     """Sends BLOCK again and again without reading, until the server takes no more of it; how often it went.
     Each is sent only when the server has read all before it, so that what was taken is in its windows."""
-    local = c.local[1]
     for n in range(limit):
         c.wire(records(c, block))
         end = time.monotonic() + 0.15 * SLOW
-        while peers.queue_of(c.port, local)[1]:
+        while peers.queue_of(c)[1]:
             if time.monotonic() > end:
                 return n + 1
             time.sleep(0.001)
@@ -211,11 +211,11 @@ def test_stopped_for_want_of_room(server, tls, path):
     window is written."""
     block = wsraw.frame(wsraw.PING, b"p" * 125) * 16 if path == "pings" else wsraw.frame(BINARY, b"e" * 2000)
     answer = 16 * 127 if path == "pings" else 2004
-    with server.open(tls=tls, rcvbuf=4096) as c:
+    with server.open(tls=tls, rcvbuf=SMALL) as c:
         most = stop(server, c, block, 4000)
     for less in range(0, 28, 3):
         count = max(1, most - less)
-        with server.open(tls=tls, rcvbuf=4096) as c:
+        with server.open(tls=tls, rcvbuf=SMALL) as c:
             for _ in range(count):
                 c.wire(records(c, block))
             time.sleep(0.05)
@@ -231,7 +231,7 @@ def test_stopped_for_want_of_room(server, tls, path):
 def test_stopped_for_want_of_room_stream(wssd, tls):
     """The same where the room is the backend's: it reads at last, and everything comes, with no further byte of the
     client's."""
-    with Backend(rcvbuf=4096) as backend:
+    with Backend(rcvbuf=SMALL) as backend:
         s = wssd("/s=" + backend.route, "--timeout", "20", tls=tls)
         block = wsraw.frame(BINARY, b"s" * 2000)
         with s.open("/s") as c:
@@ -253,10 +253,10 @@ def test_stopped_for_want_of_room_stream(wssd, tls):
 
 def test_close_behind_a_full_window(server, tls):
     """A Close frame that waits behind unread echoes is answered once the client reads."""
-    with server.open(tls=tls, rcvbuf=4096) as c:
+    with server.open(tls=tls, rcvbuf=SMALL) as c:
         block = wsraw.frame(BINARY, b"c" * 2000)
         count = stop(server, c, block, 4000)
-    with server.open(tls=tls, rcvbuf=4096) as c:
+    with server.open(tls=tls, rcvbuf=SMALL) as c:
         for _ in range(count):
             c.wire(records(c, block))
         c.wire(records(c, wsraw.frame(CLOSE, b"\x03\xe8")))
@@ -273,7 +273,7 @@ def test_client_that_sends_all_and_half_closes_before_it_reads(server, tls):
         c.send(wsraw.frame(BINARY, data) + wsraw.frame(CLOSE, b"\x03\xe8"))
         c.sock.shutdown(socket.SHUT_WR)
         got = b""
-        while (f := c.recv_frame()).opcode != CLOSE:
+        while (f := peers.piece(c)).opcode != CLOSE:
             got += f.payload
         assert got == data
         c.expect_eof(clean=False)
@@ -387,7 +387,7 @@ class Idle:
 
     def connecting(self):
         c = self.raw()
-        c.send(wsraw.upgrade_head("/hole", c.host) + wsraw.frame(BINARY, b"early" * 100))
+        c.send(wsraw.upgrade_head("/hole", c.host))
 
     def connecting_half_closed(self):
         self.connecting()
@@ -646,7 +646,7 @@ def test_refusal_behind_a_full_window(wssd, tls, what):
     path = "/chat" if what == "hub" else "/echo"
 
     def client():
-        c = s.connect(rcvbuf=4096)
+        c = s.connect(rcvbuf=SMALL)
         return c if what == "requests" else c.open(path)
 
     if what == "hub":       # its answers come from others
@@ -679,9 +679,9 @@ def test_refusal_behind_a_full_window(wssd, tls, what):
                 assert c.reply().status == 404
             assert c.reply().status == 400
         else:
-            got = c.recv((most if what == "hub" else count) * answer)
-            assert len(got) == (most if what == "hub" else count) * answer
-            c.expect_close(1002, answer=False, eof=False)
+            if what != "hub":               # there the backlog may end with the one who broke the rules
+                assert len(c.recv(count * answer)) == count * answer
+            c.expect_close(1002, answer=False, eof=False, data_allowed=what == "hub")
 
 
 def test_idle_clients_cost_nothing(wssd, tls):
