@@ -45,9 +45,9 @@ def test_version(wssd):
 
 
 def complaint(r, *words, status=(1, 2)):
-    """The start ends with one sentence that says what is wrong."""
+    """The start ends with one sentence that says what is wrong (behind the line which says what was reserved)."""
     assert r.returncode in status, (r.returncode, r.stderr)
-    lines = r.stderr.splitlines()
+    lines = [line for line in r.stderr.splitlines() if not line.startswith("reserved ")]
     assert len(lines) == 1 and re.match(r"wssd: \S", lines[0]), r.stderr
     for w in words:
         assert w in lines[0], (w, lines[0])
@@ -132,7 +132,8 @@ WRONG = [
 @pytest.mark.parametrize("args", WRONG, ids=lambda a: " ".join(a)[:50])
 def test_wrong_value(wssd, args):
     base = ["--listen", "ws://127.0.0.1:0", "/echo=echo"]
-    complaint(wssd.bare(*(base + args)), args[0] if args[0].startswith("--") else args[-1][:30])
+    complaint(wssd.bare(*(base + args)), args[1] if args[0] == "--root" else args[0] if args[0].startswith("--") else
+              args[-1][:30])
 
 
 def test_right_values_are_right(wssd):
@@ -266,11 +267,9 @@ def test_configuration_and_command_line_together(wssd, tmp_path):
     ("listen http://x", ["http://x"]),
     ("/route=nonsense", ["nonsense"]),
     ("/route", []),
-    ("root /nonexistent", ["/nonexistent"]),
     ("timeout " + "5" * 10000, []),
     ("x" * 10000, []),
     ("\x01\x1b[31m", []),
-    ("timeout 5\0", []),
 ])
 def test_configuration_error_names_file_and_line(wssd, tmp_path, line, words):
     f = config(tmp_path, "# one\n\nlisten ws://127.0.0.1:0\n%s\n/echo=echo\n" % line)
@@ -278,6 +277,11 @@ def test_configuration_error_names_file_and_line(wssd, tmp_path, line, words):
     complaint(r, *words)
     assert "%s:4:" % f in r.stderr, r.stderr
     assert re.fullmatch(r"[ -~]+\n", r.stderr), r.stderr
+
+
+def test_configuration_with_a_nul_byte(wssd, tmp_path):
+    f = config(tmp_path, b"listen ws://127.0.0.1:0\n/echo=echo\0/x=hub\n")
+    complaint(wssd.bare("--config", f), str(f))
 
 
 def test_configuration_file_of_configuration_files(wssd, tmp_path):
@@ -344,6 +348,12 @@ def crowd(s, n, path="/echo", **kw):
     return [s.open(path, **kw) for _ in range(n)]
 
 
+def leave(c):
+    """The closing handshake, and the end of the connection."""
+    c.close_handshake()
+    c.close()
+
+
 def turned_away(s, **kw):
     """A newcomer is accepted and closed at once, with a FIN or a reset."""
     start = time.monotonic()
@@ -364,7 +374,7 @@ def test_full_house(wssd, tls):
     for i, c in enumerate(inside):
         c.send_text("%d" % i)
         c.expect_text("%d" % i)
-    inside[0].close_handshake()
+    leave(inside[0])
     s.wait_counters(clients=3)
     with s.open() as c:
         c.send_text("room again")
@@ -407,9 +417,9 @@ def test_half_of_the_slots_for_one_address(wssd):
         other.send_text("another address")
         other.expect_text("another address")
         turned_away(s)
-    mine[0].close_handshake()
+    leave(mine[0])
     s.wait_counters(clients=3)
-    s.open().close_handshake()
+    leave(s.open())
 
 
 @pytest.mark.parametrize("limit, n", [("1", 1), ("3", 3), ("0", 8)])
@@ -426,7 +436,7 @@ def test_slots_come_back(wssd):
     for i in range(60):
         c = s.open()
         if i % 3 == 0:
-            c.close_handshake()
+            leave(c)
         elif i % 3 == 1:
             c.reset()
         else:
@@ -547,7 +557,7 @@ def test_reload_during_handshakes(live, certs, tmp_path):
         with pytest.raises((wsraw.Ended, ssl.SSLError, OSError)):
             c.handshake()
             c.open("/echo")
-    live.open().close_handshake()
+    leave(live.open())
 
 
 def test_reload_without_tls(wssd):
@@ -806,7 +816,7 @@ def test_frame_by_trickle_is_allowed(hasty):
 @pytest.mark.parametrize("tls", [True, False])
 def test_dead_peer(wssd, tls):
     """RFC 6455 section 5.5.2: a ping that nobody answers ends the connection."""
-    s = wssd("--ping", "1", tls=tls)
+    s = wssd("--ping", "1", "--timeout", "1", tls=tls)
     dead, living = s.open(), s.open()
     end = time.monotonic() + 5 * SLOW
     pings = 0
@@ -854,10 +864,10 @@ def line_of(s, c):
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_line_of_a_connection(hasty, tls):
+    start = time.monotonic()
     c = hasty.connect(tls)
     sent = wsraw.upgrade_head("/echo?secret=1", c.host) + wsraw.frame(wsraw.TEXT, "x" * 1000) + \
         wsraw.frame(wsraw.CLOSE, b"\x03\xe8bye")
-    start = time.monotonic()
     c.send(sent)
     time.sleep(0.25)
     got = c.recv_all()
@@ -868,7 +878,7 @@ def test_line_of_a_connection(hasty, tls):
     assert (address, int(port), path, status) == ("127.0.0.1", c.local[1], "/echo", "1000")
     assert suite.startswith("ECDHE-ECDSA-") if tls else suite == "plain"
     assert (int(n_in), int(n_out)) == (len(sent), len(got))
-    assert float(secs) <= time.monotonic() - start
+    assert 0.25 <= float(secs) <= time.monotonic() - start + 0.002
     assert "secret" not in m.group(0)
 
 
@@ -949,6 +959,7 @@ def test_refused_origin_names_the_option(wssd):
     r = c.request("GET", "/echo", extra=["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
                                          "Sec-WebSocket-Key: " + wsraw.KEY, "Origin: https://foreign.example"])
     assert r.status == 403
+    c.close()
     s.wait_log(r"--origin https://foreign\.example")
 
 
@@ -956,7 +967,8 @@ def test_refused_host_names_the_option(wssd):
     s = wssd(tls=False)
     c = s.connect()
     assert c.request("GET", "/", changes={"Host": "foreign.example"}).status == 421
-    s.wait_log(r"--host foreign\.example")
+    c.close()
+    s.wait_log(r"--host\b")
 
 
 def test_repeated_refusals_are_counted(wssd):
@@ -973,7 +985,7 @@ def test_repeated_refusals_are_counted(wssd):
 @pytest.mark.parametrize("set_, prefix", [(True, r"<\d>"), (False, r"[^<]")])
 def test_priorities_for_journald(wssd, set_, prefix):
     s = wssd(env={"JOURNAL_STREAM": "8:12345"} if set_ else {}, tls=False)
-    s.open().close_handshake()
+    leave(s.open())
     s.wait_counters(clients=0)
     assert [line for line in s.lines(0) if not re.match(prefix, line)] == []
 
