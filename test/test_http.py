@@ -76,7 +76,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(wssd_module, tree):
-    return wssd_module("/own=echo,origin=https://route.example|https://second.example",
+    return wssd_module("/own=echo,origin=https://route.example,origin=https://second.example",
                        listen=["ws://127.0.0.1:0", "wss://127.0.0.1:0"], root=tree)
 
 
@@ -702,7 +702,7 @@ def test_a_file_that_shrinks_does_not_look_complete(wssd, tmp_path):
     assert r.get("Content-Length") == str(32 << 20)
     os.truncate(f, 1 << 20)
     assert len(c.recv_all()) < 32 << 20
-    assert c.ended != "clean"
+    assert c.ended in ("ragged", "reset"), c.ended  # and wsraw can tell
 
 
 def test_a_file_that_grows_ends_where_it_said(wssd, tmp_path):
@@ -772,6 +772,7 @@ def test_if_none_match_of_nothing(c):
 
 
 def ask(c, host, origin, path="/echo"):
+    """The status of an upgrade with this Origin; the connection is over afterwards, so that its log line comes."""
     c.send(wsraw.upgrade_head(path, host, extra=[("Origin", origin)]))
     r = c.reply()
     if r.status == 101:
@@ -781,6 +782,7 @@ def ask(c, host, origin, path="/echo"):
     else:
         assert r.status == 403 and r.closing, r
         c.expect_eof()
+    c.close()
     return r.status
 
 
@@ -868,7 +870,7 @@ def test_foreign_origin_byte_by_byte(c):
 @pytest.mark.parametrize("origin, status", [
     ("https://route.example", 101), ("https://second.example", 101), ("HTTPS://ROUTE.EXAMPLE", 101), ("https://route.example.evil", 403),
     ("https://route.exampl", 403), ("http://route.example", 403), ("https://third.example", 403), ("https://127.0.0.1", 403),
-    ("https://route.example|https://second.example", 403), ("null", 403)])
+    ("https://route.example,origin=https://second.example", 403), ("null", 403)])
 def test_origin_of_a_route(server, origin, status):
     assert ask(server.connect(True), "127.0.0.1", origin, "/own") == status
 

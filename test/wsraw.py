@@ -190,6 +190,7 @@ def client_context(cafile=None, certfile=None, keyfile=None, ciphers=None, alpn=
         if alpn:
             ctx.set_alpn_protocols(list(alpn))
         ctx.minimum_version = ctx.maximum_version = version
+        ctx.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python sets it, and then a bare FIN looks like close_notify
         _contexts[key] = ctx
     return _contexts[key]
 
@@ -210,7 +211,8 @@ class Raw:
         self.buf = bytearray()  # decrypted, not yet consumed
         self.ended = None
         self.reply_head = None
-        self.partial = None  # opcode and data of the fragmented message in progress
+        self.fragmented = False  # a message of the server's is in progress
+        self.partial = None  # what recv_message has of it: opcode, parts, length
         self.controls = []  # pings and pongs that recv_message(skip_control=True) met
         self.wlock, self.tlock = threading.Lock(), threading.Lock()
         self.sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
@@ -236,7 +238,11 @@ class Raw:
             raise
         LIVE.append(self)
         if self.tls and handshake:
-            self.handshake()
+            try:
+                self.handshake()
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self):
         return self
@@ -309,7 +315,9 @@ class Raw:
                 pass
             except ssl.SSLZeroReturnError:
                 self.ended = "clean"
-            except ssl.SSLEOFError:
+            except ssl.SSLError as e:
+                if not isinstance(e, ssl.SSLEOFError) and e.reason != "UNEXPECTED_EOF_WHILE_READING":
+                    raise
                 self.ended = self.ended or "ragged"
 
     def more(self, timeout=None):
@@ -565,8 +573,9 @@ class Raw:
             raise Violation("5.5: control frame of %d bytes, fin %d" % (n, fin))
         payload = self.recv(n, timeout)
         if opcode < 8:
-            if (opcode == CONT) != (self.partial is not None):
-                raise Violation("5.4: opcode %d, message in progress %r" % (opcode, self.partial is not None))
+            if (opcode == CONT) != self.fragmented:
+                raise Violation("5.4: opcode %d, message in progress %r" % (opcode, self.fragmented))
+            self.fragmented = not fin
         if opcode == CLOSE:
             check_close(payload)
         return Frame(fin, rsv, opcode, payload, hdr + ext)
