@@ -520,7 +520,7 @@ class Watch(threading.Thread):
     """Samples a server while something goes on: the most resident memory (KiB), the most bytes in the kernel's queues
     of its sockets, and the most TCP memory of the machine."""
 
-    def __init__(self, server, step=0.05):
+    def __init__(self, server, step=0.1):
         super().__init__(daemon=True)
         self.server, self.step, self.over = server, step, threading.Event()
         self.ports = [port for port in server.ports]
@@ -528,12 +528,11 @@ class Watch(threading.Thread):
 
     def run(self):
         while not self.over.wait(self.step):
-            try:
-                self.sample()
-            except (OSError, StopIteration):
-                return
+            self.sample()
 
     def sample(self):
+        if not self.server.alive():
+            return
         self.rss = max(self.rss, memory(self.server))
         self.kernel = max(self.kernel, socket_memory())
         self.queued = max(self.queued, sum(tx + rx for port in self.ports
@@ -547,6 +546,7 @@ class Watch(threading.Thread):
     def __exit__(self, *_):
         self.over.set()
         self.join(5)
+        self.sample()
 
 
 class Probe:
@@ -591,7 +591,7 @@ def probe_main(port, tls, path, source):
             c.open(path)
             print("ready", flush=True)
             end = time.monotonic() + 300
-            while time.monotonic() < end and not select.select([sys.stdin], [], [], 0.01)[0]:
+            while len(taken) < 3 or time.monotonic() < end and not select.select([sys.stdin], [], [], 0.01)[0]:
                 start = time.monotonic()
                 data = os.urandom(64)
                 c.send_binary(data)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import random
-import re
 import resource
 import select
 import socket
@@ -23,46 +22,29 @@ MIB = 1 << 20
 SEED = 5371
 
 
-def warm(server, paths=("/echo",)):
-    """Uses each slot once and to the full, so that every page that may ever be resident is: the base line in KiB."""
-    for _ in range(2):
-        with contextlib.ExitStack() as stack:
-            clients = []
-            for i in range(64):
-                c = stack.enter_context(server.connect(source=f"127.0.0.{2 + i % 8}"))
-                clients.append(c.open(paths[i % len(paths)]))
-            for c in clients:
-                c.send(wsraw.frame(BINARY, bytes(60000)), drain=True)
-                c.ping(b"warm")
-            for c in clients:
-                while c.recv_frame().payload != b"warm":
-                    pass
-        server.wait_counters(clients=0)
-    return peers.memory(server)
+MEMORY = 1024                   # KiB: the slots' small parts, a hub's ring, and the code that was not used before
 
 
 @contextlib.contextmanager
-def attack(server, worst=1.0, queued=8 * MIB, memory=256, kernel=96 * MIB, probe=True, paths=("/echo",)):
+def attack(server, worst=1.0, queued=8 * MIB, kernel=96 * MIB):
     """What goes on inside may keep at most QUEUED bytes in the server's socket queues and KERNEL bytes more than before in
-    the machine's TCP memory (that of other tests too); afterwards at most MEMORY KiB more than a full house took."""
-    base = warm(server, paths)
-    before = peers.socket_memory()
-    descriptors = server.fds()
-    with contextlib.ExitStack() as stack:
-        watch = stack.enter_context(Watch(server))
-        p = stack.enter_context(Probe(server)) if probe else None
+    the machine's TCP memory (that of other tests too); soon afterwards all is as it was."""
+    with server.open() as c:
+        c.send_frame(BINARY, bytes(50000), drain=True)
+        c.expect_binary(bytes(50000))
+    server.wait_counters(clients=0)
+    base, before, descriptors = peers.memory(server), peers.socket_memory(), server.fds()
+    with Watch(server) as watch, Probe(server) as probe:
         yield watch
-        assert server.alive()
         wsraw.close_all()
-    if p:
-        p.check(worst)
+    probe.check(worst)
     assert watch.queued < queued, f"{watch.queued} bytes in the kernel's queues"
     assert watch.kernel - before < kernel
     server.wait_counters(10, clients=0, backends=0)
     until(lambda: server.fds() == descriptors, 5)
-    assert peers.memory(server) - base < memory, f"{peers.memory(server)} KiB, {base} before"
     until(lambda: sum(tx + rx for state, tx, rx in peers.queues(server.port) if state in (1, 8)) == 0, 5)
     until(lambda: peers.socket_memory() - before < 32 * MIB, 10)
+    until(lambda: peers.memory(server) - base < MEMORY, 5)
 
 
 def dropped(clients, first, last, start):
@@ -114,7 +96,7 @@ def trickle(clients, datas, start, seconds, pause=0.1):
 @pytest.mark.parametrize("phase", ["nothing", "hello", "handshake", "head", "second head"])
 def test_slowloris(wssd, phase):
     """The deadline counts from accept and no byte puts it off."""
-    s = wssd("--timeout", "2", "--ping", "30")
+    s = wssd("--timeout", "1", "--ping", "30")
     count = 20
     with attack(s):
         start = time.monotonic()
@@ -123,18 +105,18 @@ def test_slowloris(wssd, phase):
         if phase == "nothing":
             pass
         elif phase == "hello":
-            trickle(clients, [hello(c) for c in clients], start, 5)
+            trickle(clients, [hello(c) for c in clients], start, 3)
         elif phase == "handshake":
             datas = []
             for c in clients:
                 c.wire(hello(c))
                 c.inc.write(c.sock.recv(1 << 16) if select.select([c.sock], [], [], 5)[0] else b"")
                 datas.append(hello(c) or bytes([22, 3, 3, 0, 70]) + bytes(70))
-            trickle(clients, datas, start, 5)
+            trickle(clients, datas, start, 3)
         elif phase == "head":
             text = b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"s" * 200
             for i in range(60):
-                if time.monotonic() - start > 4 * SLOW:
+                if time.monotonic() - start > 3 * SLOW:
                     break
                 for c in clients:
                     c.try_send(text[i:i + 1])
@@ -144,23 +126,23 @@ def test_slowloris(wssd, phase):
                 c.request("GET", "/")
             start = time.monotonic()
             for i in range(60):
-                if time.monotonic() - start > 4 * SLOW:
+                if time.monotonic() - start > 3 * SLOW:
                     break
                 for c in clients:
                     c.try_send(b"GET /"[i:i + 1] or b"x")
                 time.sleep(0.1)
-        dropped(clients, 0 if phase == "second head" else 1.5, 5.5, start)
+        dropped(clients, 0 if phase == "second head" else 0.9, 4, start)
 
 
 def test_half_frame_and_silence(wssd):
     """An open WebSocket whose client stops within a frame, or within its header, is a dead peer."""
     s = wssd("/hub=hub", "--timeout", "1", "--ping", "1")
-    with attack(s, paths=("/echo", "/hub")):
+    with attack(s):
         clients = []
         for i in range(20):
             c = s.open("/echo" if i % 2 else "/hub")
-            whole = wsraw.frame(BINARY, bytes(70000))
-            c.send(whole[:(1, 2, 5, 9, 13, 14, 15, 100, 20000, 60000)[i // 2]])
+            whole = wsraw.frame(BINARY, bytes(60000))
+            c.send(whole[:(1, 2, 3, 4, 5, 8, 9, 100, 20000, 50000)[i // 2]])
             clients.append(c)
         dropped(clients, 0.9, 7, time.monotonic())
 
@@ -168,7 +150,7 @@ def test_half_frame_and_silence(wssd):
 def test_half_frame_and_trickle(wssd):
     """One that sends its frame byte by byte keeps its own slot busy and nobody else's."""
     s = wssd("/hub=hub", "--timeout", "2", "--ping", "30")
-    with attack(s, paths=("/echo", "/hub")):
+    with attack(s):
         clients = [s.open("/echo" if i % 2 else "/hub") for i in range(20)]
         data = wsraw.frame(BINARY, bytes(1000))
         for i in range(100):
@@ -223,19 +205,19 @@ class Sink:
         socks = []
         while not self.over:
             for sock in select.select([self.backend.sock] + socks, [], [], 0.1)[0]:
+                if sock is self.backend.sock:
+                    socks.append(sock.accept()[0])
+                    socks[-1].setblocking(False)
+                    with contextlib.suppress(OSError):
+                        socks[-1].send(b"welcome")
+                    continue
                 try:
-                    if sock is self.backend.sock:
-                        new, _ = sock.accept()
-                        new.setblocking(False)
-                        socks.append(new)
-                        new.send(b"welcome")
-                        continue
-                    if sock.recv(1 << 16):
-                        continue
+                    data = sock.recv(1 << 16)
                 except OSError:
-                    pass
-                socks.remove(sock)
-                sock.close()
+                    data = b""
+                if not data:
+                    socks.remove(sock)
+                    sock.close()
         for sock in socks:
             sock.close()
 
@@ -281,7 +263,7 @@ def garbage(rnd):
 @pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
 def test_random_bytes_at_each_phase(victim, tls):
     rnd = random.Random(SEED + tls)
-    with attack(victim, memory=768, paths=("/echo", "/hub")):
+    with attack(victim):
         for phase in PHASES:
             for _ in range(12):
                 c = reach(victim, phase, tls)
@@ -307,7 +289,7 @@ def test_random_bytes_at_each_phase(victim, tls):
 
 @pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
 def test_resets_at_each_phase(victim, tls):
-    with attack(victim, memory=768, paths=("/echo", "/hub")):
+    with attack(victim):
         for phase in PHASES:
             clients = []
             for i in range(16):
@@ -350,8 +332,8 @@ def test_reader_that_never_reads(wssd, tmp_path, path, tls):
     """Stopped at once, dropped at the deadline, with no more than its windows held for it."""
     (tmp_path / "big.bin").write_bytes(bytes(32 * MIB))
     with Backend() as backend, contextlib.ExitStack() as stack:
-        s = wssd("/hub=hub", "/stream=" + backend.route, "--timeout", "2", root=tmp_path, tls=tls)
-        watch = stack.enter_context(attack(s, queued=8 * MIB, paths=("/echo", "/hub")))
+        s = wssd("/hub=hub", "/stream=" + backend.route, "--timeout", "1", root=tmp_path, tls=tls)
+        stack.enter_context(attack(s, queued=8 * MIB))
         clients = [s.connect(rcvbuf=8192, sndbuf=65536) for _ in range(8)]
         start = time.monotonic()
         for c in clients:
@@ -377,9 +359,13 @@ def test_reader_that_never_reads(wssd, tmp_path, path, tls):
         elif path == "requests":
             for c in clients:
                 assert stuffing(s, c, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100, quiet=0.1) < 8 * MIB
+        else:
+            time.sleep(0.2)
+        for c in clients:
+            held = peers.queue_of(c)
+            assert held is None or held[0] < 128 << 10, f"{held[0]} bytes wait in the kernel for one client"
         s.wait_counters(8, clients=1, backends=0)
         assert time.monotonic() - start < 10 * SLOW
-        assert watch.samples > 3
 
 
 # ---------------------------------------------------------------------------------------------- crowds
@@ -389,7 +375,7 @@ def test_burst_of_connects(wssd):
     """Two thousand at once, of which few can be held: all are answered by acceptance or a close, none is forgotten."""
     count = min(2000, peers.many_files(4096) - 200)
     s = wssd("--timeout", "3")
-    with attack(s, queued=4 * MIB, memory=256):
+    with attack(s, queued=4 * MIB):
         socks = []
         try:
             for i in range(count):
@@ -414,7 +400,7 @@ def test_burst_of_connects(wssd):
             for sock in socks:
                 sock.close()
         c = s.counters()
-        assert c["accepted"] >= count - 10, c
+        assert c["accepted"] + c["refused"] >= count, c
         with s.open() as e:
             e.send_text("after")
             e.expect_text("after")
@@ -451,7 +437,7 @@ def test_max_clients(wssd):
     for n, c in enumerate(clients):
         c.send_text(f"{n}")
         c.expect_text(f"{n}")
-    clients.pop().close_handshake()
+    clients.pop().close()
     s.wait_counters(clients=7)
     with s.open() as c:
         c.send_text("a place")
@@ -494,7 +480,7 @@ def test_max_per_ip(wssd):
     with s.open(source="127.0.0.9") as c:
         c.send_text("from elsewhere")
         c.expect_text("from elsewhere")
-    mine.pop().close_handshake()
+    mine.pop().close()
     s.wait_counters(clients=lambda n: n <= 4)
     with s.open() as c:
         c.send_text("again")
@@ -557,7 +543,7 @@ def test_backend_finds_no_descriptor(wssd):
 @pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
 def test_message_of_4_gib_announced(victim, tls):
     """Echo and streams begin at once and hold nothing; a hub says 1009 before anything is there."""
-    with attack(victim, memory=768, paths=("/echo", "/hub")) as watch:
+    with attack(victim) as watch:
         before = peers.memory(victim)
         for size in (1 << 32, (1 << 63) - 1):
             with victim.open("/echo", tls=tls) as c:
@@ -586,7 +572,7 @@ def test_message_of_4_gib_announced(victim, tls):
 def test_100000_empty_fragments(victim, tls, path):
     """A message of a hundred thousand pieces of nothing."""
     count = 100000
-    with attack(victim, memory=768, paths=("/echo", "/hub")), victim.open(path, tls=tls) as c:
+    with attack(victim), victim.open(path, tls=tls) as c:
         other = victim.open("/hub", tls=tls) if path == "/hub" else None
         block = wsraw.frame(CONT, b"", fin=False) * 1000
         data = wsraw.frame(TEXT, b"", fin=False) + block * (count // 1000 - 1) + \
@@ -609,7 +595,7 @@ def test_100000_empty_fragments(victim, tls, path):
 
 def test_ping_flood(victim):
     """Fifty thousand pings from a client that reads: each is answered or superseded by a later one (5.5.3)."""
-    with attack(victim, memory=768, paths=("/echo", "/hub")), victim.open() as c:
+    with attack(victim), victim.open() as c:
         count = 50000
         w = peers.Writer(c, [b"".join(wsraw.frame(PING, b"%06d" % i) for i in range(j, j + 500))
                              for j in range(0, count, 500)])
@@ -626,7 +612,7 @@ def test_ping_flood(victim):
 
 def test_tiny_messages_flood_a_hub(victim):
     """A publisher of many small messages and subscribers that read, one that does not: the first are served in order."""
-    with attack(victim, memory=768, paths=("/echo", "/hub")):
+    with attack(victim):
         subs = [victim.open("/hub") for _ in range(3)]
         victim.open("/hub", rcvbuf=4096)
         with victim.open("/hub") as publisher:
@@ -639,7 +625,7 @@ def test_tiny_messages_flood_a_hub(victim):
 def test_handshake_flood(wssd):
     """Clients that stop after the ClientHello: each costs a signature, none before the established clients, and all are
     gone at the deadline."""
-    s = wssd("--timeout", "2", "--max-clients", "64", "--max-per-ip", "0")
+    s = wssd("--timeout", "1", "--max-clients", "64", "--max-per-ip", "0")
     with attack(s):
         start = time.monotonic()
         clients = []
@@ -677,7 +663,7 @@ def test_churn(wssd):
     """A thousand short connections of all kinds leave nothing behind."""
     rnd = random.Random(SEED)
     s = wssd("/hub=hub", "--timeout", "5")
-    with attack(s, memory=300, paths=("/echo", "/hub")):
+    with attack(s):
         for i in range(400):
             with s.connect() as c:
                 kind = rnd.randrange(4)
@@ -689,4 +675,3 @@ def test_churn(wssd):
                     c.open().send_binary(bytes(rnd.randrange(20000)))
                 else:
                     c.open().close_handshake()
-    assert not [line for line in s.lines() if re.search(r"bug", line)]

@@ -380,10 +380,10 @@ def test_hub_messages_before_close_arrive_at_others(wssd, tls):
             b.expect_text(f"bye {n}")
 
 
-def test_hub_wakes_sleepers(wssd, tls):
+def test_hub_wakes_sleepers(wssd):
     """Who was idle for more than two seconds is asleep, and is woken by a message of others and by a byte of its own."""
-    s = wssd("/chat=hub", tls=tls)
-    subs = [s.open("/chat") for _ in range(10)]
+    s = wssd("/chat=hub", plain=True)
+    subs = [s.open("/chat", tls=i % 2 == 0) for i in range(10)]
     s.wait_counters(10, asleep=lambda n: n >= 10)
     with s.open("/chat") as pub:
         start = time.monotonic()
@@ -400,7 +400,6 @@ def test_hub_wakes_sleepers(wssd, tls):
         subs[5].ping(b"awake?")
         subs[5].expect_pong(b"awake?")
         assert time.monotonic() - start < 0.5 * SLOW
-        s.wait_counters(10, asleep=11)
         subs[0].close_handshake()
         subs[0].close()
         subs[1].reset()
@@ -553,7 +552,7 @@ def test_connect_refused(wssd, tls, tmp_path):
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_connect_that_never_completes(wssd, tmp_path, kind):
     with peers.BlackHole(tmp_path / "s" if kind == "unix" else None) as hole:
-        s = wssd("/s=" + hole.route, "--timeout", "2")
+        s = wssd("/s=" + hole.route, "--timeout", "1")
         with s.connect() as c:
             c.send(wsraw.upgrade_head("/s", c.host))
             start = time.monotonic()
@@ -720,7 +719,7 @@ def test_client_closes_and_all_it_sent_arrives(wssd, tls, backend):
 
 def test_client_closes_and_the_backend_goes_on(wssd, backend):
     """It may write for `timeout` at most; then the Close is answered anyway."""
-    s = wssd("/s=" + backend.route, "--timeout", "2")
+    s = wssd("/s=" + backend.route, "--timeout", "1")
     with s.open("/s") as c:
         b = backend.accept()
         c.send_frame(CLOSE, b"\x0f\xa0")
@@ -742,7 +741,7 @@ def test_client_closes_and_the_backend_goes_on(wssd, backend):
         over.set()
         t.join(5)
         assert code == 4000 and len(got) > 100
-        assert 1 < took < 6 * SLOW
+        assert 0.8 < took < 6 * SLOW
         c.expect_eof()
 
 

@@ -48,7 +48,6 @@ def test_echo(wssd, size, tls, one_message):
         assert pump.frames.messages == (1 if one_message else size // MIB)
         pump.run([wsraw.frame(CLOSE, b"\x03\xe8")], lambda p: p.closed)
         assert pump.frames.control[-1] == (CLOSE, b"\x03\xe8")
-    assert watch.samples > 10
     assert watch.rss < RSS
     assert watch.queued < 16 * MIB
 
@@ -117,5 +116,5 @@ def test_stream_down(wssd, size, kind, tmp_path):
         assert not errors
         assert pump.frames.bytes == size
         assert pump.digest.digest() == blocks.sha.digest()
-        assert pump.frames.control == [(CLOSE, b"\x03\xe8")]
+        assert [(opcode, data[:2]) for opcode, data in pump.frames.control] == [(CLOSE, b"\x03\xe8")]
         assert watch.rss < RSS
