@@ -1,6 +1,7 @@
 #!/bin/sh
-# What `make deep` runs after the build: the long tests, then the whole suite against a server built with
-# AddressSanitizer and UndefinedBehaviorSanitizer. Exit status 0 only if both passed.
+# What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
+# UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote.
+# Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
 
@@ -8,7 +9,12 @@ echo "== long tests"
 $python -m pytest -q -n "$jobs" -m deep --timeout 1500 test || status=1
 
 echo "== the suite under AddressSanitizer and UndefinedBehaviorSanitizer"
-WSSD=$PWD/build/san/wssd WSSD_SLOW=${WSSD_SLOW:-3} \
+WSSD=$PWD/build/san/wssd WSSD_SLOW=3 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 test || status=1
+
+echo "== conformance under valgrind"
+WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
+	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
+	test/test_conformance.py test/test_http.py || status=1
 
 exit $status
