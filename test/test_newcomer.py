@@ -34,7 +34,7 @@ def run(*command, cwd, ok=True, **env):
 @pytest.fixture
 def clone(tmp_path):
     """A clone of what is committed."""
-    if not os.path.isdir(os.path.join(TOP, ".git")):
+    if not os.path.exists(os.path.join(TOP, ".git")):
         pytest.fail("this is no clone of the repository", pytrace=False)
     run("git", "clone", "-q", "--no-hardlinks", TOP, tmp_path / "wssd", cwd=tmp_path)
     return tmp_path / "wssd"
