@@ -31,36 +31,32 @@
 #define WSSD_VERSION "0.1"
 
 enum limit {
-	HEAD_MAX = 8192,  /* a request head, its last CRLF included */
-	FIELDS_MAX = 100, /* header fields in it */
-	REPLY_MAX = 1024, /* any reply head or short reply of ours; must fit in a send window */
-	RECORD_MAX =
-		16384, /* plaintext of a TLS record (RFC 5246 6.2.1), and the size of a window */
+	HEAD_MAX = 8192,      /* a request head, its last CRLF included */
+	FIELDS_MAX = 100,     /* header fields in it */
+	REPLY_MAX = 1024,     /* any reply head or short reply of ours */
+	RECORD_MAX = 16384,   /* plaintext of a TLS record (RFC 5246 6.2.1), and a window's size */
 	TLS_IN = 16384 + 325, /* 325 = 5 header + 16 IV + 48 MAC + 256 padding */
 	TLS_OUT = 16384 + 85, /* 85 = 5 header + 16 IV + 48 MAC + 16 padding */
 	STAGE = 32768,        /* what one read(2) may bring */
-	X509_ROOM = 4096,     /* room for a client certificate's validation */
+	X509_ROOM = 4096,     /* the validation of a client certificate */
 	FRAME_MAX = 14,       /* a frame header (RFC 6455 5.2): 2 + 8 length + 4 masking key */
 	CONTROL_MAX = 125,    /* payload of a control frame (RFC 6455 5.5) */
-	HUB_FRAME = 8192,     /* an entry's frame in a hub's ring: two of them fit in a window */
-	ROUNDS = 16,          /* steps of one connection a turn, for fairness */
-	ACCEPTS = 16,         /* connections accepted a turn and listener */
+	HUB_FRAME = 8192,     /* an entry's frame in a hub's ring */
 	LISTENERS_MAX = 8,
 	ROUTES_MAX = 32,
-	NAMES_MAX = 16, /* --origin, --host, origin= and protocol= alternatives */
+	NAMES_MAX = 16, /* --origin, --host, and what a route has of origin= and protocol= */
 	PATH_SHOWN = 48 /* of a path in the log */
 };
-_Static_assert(2 * HUB_FRAME <= RECORD_MAX, "two hub frames fit in a window");
-_Static_assert(REPLY_MAX < RECORD_MAX, "a reply fits in a window");
+_Static_assert(HUB_FRAME <= RECORD_MAX && REPLY_MAX <= RECORD_MAX, "these fit in a window");
 
-/* A slot's part of the io arena; the last part, IO_TEXT, has cf.text_size bytes. */
+/* A slot's part of the io arena; the last, IO_TEXT, has cf.text_size bytes. */
 enum io {
-	IO_IN = 0,                   /* the engine's input buffer */
-	IO_OUT = IO_IN + 16768,      /* the engine's output buffer; the send window of ws:// */
-	IO_STAGE = IO_OUT + 16512,   /* bytes read and not yet fed; the receive window of ws:// */
-	IO_STASH = IO_STAGE + STAGE, /* a frame header cut by a record, a control frame's payload */
-	IO_X509 = IO_STASH + 192,    /* validation of a client certificate, for the handshake */
-	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message in pieces */
+	IO_IN = 0,                    /* the engine's input buffer */
+	IO_OUT = IO_IN + 16768,       /* the engine's output buffer; the send window of ws:// */
+	IO_STAGE = IO_OUT + 16512,    /* bytes read and not yet fed; the receive window of ws:// */
+	IO_STASH = IO_STAGE + STAGE,  /* a cut frame header, a control frame's payload, a reason */
+	IO_X509 = IO_STASH + 192,     /* for the handshake, with client CAs */
+	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message that comes in pieces */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
 _Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
@@ -82,18 +78,25 @@ enum step {
 };
 
 enum opcode { CONTINUATION, TEXT, BINARY, CLOSE = 8, PING, PONG }; /* RFC 6455 11.8 */
+enum { ERR = 3, WARNING = 4, INFO = 6, DEBUG = 7 }; /* syslog priorities; DEBUG with --verbose */
 
-/* What a client may be, and what a route is: filled in by main.c at start, constant afterwards. */
+union address {
+	struct sockaddr sa;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+};
+
 struct names {
-	const char *v[NAMES_MAX];
+	char *v[NAMES_MAX];
 	unsigned n;
 };
 
 struct conn;
 struct route;
 
-struct backend {
+struct backend { /* a function that is NULL has nothing to do */
 	const char *name;
+	int whole; /* takes whole messages, so that max-message holds */
 	/* Takes the text behind "NAME:" into r; returns NULL or what is wrong with it. */
 	const char *(*address)(struct route *r, char *text);
 	/* Called until it does not return WAIT: MORE when connected, DEAD with c->why. */
@@ -106,24 +109,22 @@ struct backend {
 	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n, int last);
 	/* Called when the send window may have room: moves what there is for the client. */
 	enum step (*output)(struct conn *c);
-	/* No more input will come: the client's Close frame was read.  NULL: nothing to do. */
+	/* The client's Close frame was read: no more input will come. */
 	void (*finish)(struct conn *c);
 	/* Leaves the backend; clean: both sides know that the other had everything. */
 	void (*close)(struct conn *c, int clean);
-	int whole; /* takes whole messages, so that max-message holds */
 };
 
 struct hub {                 /* one ring for each hub route, see ws.c */
 	unsigned char *ring; /* size bytes, a power of two */
 	size_t size;
 	uint64_t head, tail; /* where the next entry goes; the oldest entry */
-	struct conn *subs;   /* subscribers, a list through c->hub_next */
-	unsigned last;       /* messages that a newcomer gets */
+	struct conn *subs;   /* subscribers, a list through c->next */
 	int posted;          /* an entry came in this turn: main steps the subscribers */
 };
 
 struct route {
-	const char *path;
+	char *path;
 	const struct backend *backend;
 	struct names protocols, origins;
 	struct sockaddr_storage addr; /* tcp and unix */
@@ -132,20 +133,16 @@ struct route {
 };
 
 struct listener {
-	int fd;
-	int plain; /* ws:// */
-	struct sockaddr_storage addr;
+	int fd, plain; /* plain: ws:// */
+	union address addr;
 	socklen_t addr_len;
-	const char *client_ca; /* file, or NULL */
-	char url[64];          /* as logged */
+	char *client_ca; /* file, or NULL */
 };
 
 struct conn {
 	uint8_t state; /* enum state */
-
 	/*
-	 * The three lost wake-ups of a poll loop over an engine (each has its test in
-	 * test_backpressure.py):
+	 * The three lost wake-ups of a poll loop over an engine (each has its test):
 	 * 1. plaintext left in the engine raises no event: whoever stops because its rounds ran out, not
 	 *    for lack of progress, sets `again`, and the loop polls with timeout 0;
 	 * 2. a hub writes into other connections' engines, and unflushed plaintext raises no event
@@ -153,101 +150,74 @@ struct conn {
 	 * 3. a slot that stopped for want of room sets `full`; when a write makes room, `again` is set.
 	 */
 	uint8_t again, full;
-
-	uint8_t bfull;     /* the backend takes no more for now: poll it for POLLOUT */
-	uint8_t bready;    /* the backend has something to read */
-	uint8_t beof;      /* the backend has ended */
-	uint8_t readable;  /* poll said that the client's descriptor may be read */
-	uint8_t asleep;    /* at rest: out of the poll array, in the epoll set */
-	uint8_t in_epoll;  /* bit 0: fd is registered there (disarmed when awake), bit 1: bfd */
-	uint8_t dirty;     /* pages of the arena may be in use */
-	uint8_t misplaced; /* plain HTTP on a TLS port */
-	uint8_t bye;       /* DRAIN: nothing more to say or to hear: tls_bye */
-
-	uint8_t keep;  /* HTTP: the connection stays after this reply */
-	uint8_t first; /* HTTP: no request head was complete yet; the accept deadline holds */
-	uint8_t scan;  /* HTTP: how much of CRLFCRLF was seen */
-
-	uint8_t opcode, fin;           /* the frame being read */
-	uint8_t in_frame;              /* its header was read */
-	uint8_t message;               /* opcode of the message being read, 0 between messages */
-	uint8_t sending;               /* echo: the reply's first fragment has gone out */
-	uint8_t utf8;                  /* state of the UTF-8 checker */
-	uint8_t stashed;               /* bytes in IO_STASH */
-	uint8_t got_close, sent_close; /* Close frames */
-	uint8_t deaf;                  /* the client broke the protocol: nothing more is read */
-	uint8_t pinged;                /* a ping of ours is unanswered */
-	uint16_t closing;              /* close code to send; 0: none */
-	uint16_t status;               /* HTTP status or close code, for the log */
-	uint16_t port;                 /* the client's */
-	uint32_t mask;                 /* masking key, rotated to the next byte; in memory order */
-	uint32_t clear;          /* bytes at the start of the window that are unmasked already */
-	uint32_t text;           /* bytes in IO_TEXT */
-	uint32_t text_high;      /* most that were ever there: what a wipe covers */
-	uint32_t id;             /* serial number: age, and a hub's sender */
-	uint32_t spot;           /* where in the list of awake slots */
-	int fd, bfd;             /* client; backend or file.  -1: none */
-	uint64_t left;           /* bytes of the frame, or of the file, still to come */
-	uint64_t cursor;         /* hub: next entry */
-	uint64_t in, out;        /* plaintext bytes, for the log */
-	int64_t start, deadline; /* milliseconds of the monotonic clock */
-	int64_t heard;           /* last byte from the client */
-	int64_t stalled;         /* since when output waits for the client; 0: it does not */
-	int64_t stepped;         /* last time there was anything to do */
-	struct in6_addr addr;    /* the client's, IPv4 mapped */
+	uint8_t readable, bready; /* poll said that there is input: of the client, of the backend */
+	uint8_t bfull, beof;      /* the backend takes no more for now; it has ended */
+	uint8_t asleep, in_epoll; /* at rest; which of fd (1) and bfd (2) the epoll set knows */
+	uint8_t dirty;            /* pages of the arena may be in use */
+	uint8_t misplaced;        /* plain HTTP on a TLS port */
+	uint8_t bye;              /* DRAIN: nothing more to say or to hear, tls_bye does the rest */
+	uint8_t first, keep;      /* HTTP: no head was complete yet; stays open after this reply */
+	uint8_t scan, bodiless;   /* HTTP: state of http_scan; the answer to HEAD */
+	uint8_t opcode, fin, in_frame; /* the frame being read; whether its header was */
+	uint8_t message, sending; /* opcode of the message being read, or 0; echo: it has begun */
+	uint8_t utf8, stashed;    /* state of ws_utf8; bytes in IO_STASH */
+	uint8_t got_close, sent_close, pinged; /* control frames; a ping of ours is unanswered */
+	uint8_t deaf;             /* the client broke the protocol: nothing more is read */
+	uint16_t closing;         /* close code to send; 0: none */
+	uint16_t status, port;    /* HTTP status or close code, for the log; the client's port */
+	uint32_t mask, clear;     /* masking key for the next byte; bytes unmasked in the window */
+	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
+	uint32_t id, spot;        /* serial number; place in the list of awake slots */
+	int fd, bfd;              /* client; backend or file; -1: none */
+	uint64_t left, cursor;    /* of the frame or file, in bytes; hub: the next entry */
+	unsigned long long in, out; /* plaintext bytes */
+	int64_t start, deadline;    /* milliseconds of the monotonic clock, as all below */
+	int64_t heard, stepped;     /* last byte from the client; last step */
+	int64_t stalled;            /* since when output waits for the client; 0: it does not */
+	union address addr;         /* the client's */
 	const struct listener *lis;
-	struct route *route; /* of the upgrade; NULL before */
-	struct conn *hub_next,
-		*hub_prev; /* other subscribers; hub_next also threads the free list */
+	struct route *route;      /* of the upgrade; NULL before */
+	struct conn *next, *prev; /* other subscribers; next also threads the free list */
 	struct tls *tls;
 	unsigned char *io; /* this slot's part of the arena */
-	const char *why;   /* reason of the end, a constant or a buffer that outlives it */
+	const char *why;   /* reason of the end: a constant, or in the slot's own arena */
 	char path[PATH_SHOWN];
 };
 
-struct config { /* constant after the start, but for the listeners' fd */
+struct config { /* constant after the start */
 	struct listener listener[LISTENERS_MAX];
 	struct route route[ROUTES_MAX];
 	unsigned listeners, routes;
 	struct names origins, hosts;
-	const char *cert, *key, *client_ca, *root;
-	int root_fd; /* O_PATH of root; -1: no files */
-	int64_t max_clients, max_per_ip, max_message;
-	int64_t timeout, ping; /* milliseconds */
-	size_t text_size;      /* of IO_TEXT: HEAD_MAX or, with a hub, at least max_message */
-	char hostname[65];     /* gethostname(2): accepted in Host: on ws:// */
+	char *cert, *key, *client_ca, *root;
+	char hostname[65]; /* accepted in Host: on ws:// */
+	int root_fd;       /* O_PATH of root; -1: no files */
+	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
+	size_t text_size;
 	int verbose, check;
 };
 
 struct counters {
-	uint64_t accepted, refused, handshakes, resumed, requests, upgrades;
-	uint64_t frames_in, frames_out, bytes_in, bytes_out, bugs;
+	unsigned long long accepted, refused, handshakes, resumed, requests, upgrades;
+	unsigned long long frames_in, frames_out, bytes_in, bytes_out, bugs;
 };
 
 extern struct config cf;
 extern struct counters count;
-extern int64_t now; /* milliseconds of the monotonic clock, read once a turn */
+extern int64_t now; /* read once a turn */
 
 /* main.c */
 
-enum { ERR = 3, WARNING = 4, INFO = 6, DEBUG = 7 }; /* syslog priorities; DEBUG with --verbose */
-
-/* Writes one line to stderr: printf format; bytes that are not printable ASCII become \xNN. */
+/* Writes one line to stderr, printf format; bytes that are not printable ASCII become ?. */
 void log_line(int priority, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/* Ends the start with one sentence, exit 1; a trailing colon adds strerror(errno). */
-_Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
  * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
  * Returns NULL or what is wrong with it.
  */
-const char *parse_address(char *text, struct sockaddr_storage *addr, socklen_t *len);
+const char *parse_address(char *text, union address *addr, socklen_t *len);
 
-/* Case-insensitive comparison of p[0, n) with the string s, for ASCII. */
-int same_text(const void *p, size_t n, const char *s);
-
-/* tls.c: the transport.  All take a slot that is not FREE unless they say otherwise. */
+/* tls.c: the transport.  All take a slot that is not FREE. */
 
 /* Bytes of a struct tls, which lives in the hot array beside the slots. */
 size_t tls_size(void);
@@ -255,12 +225,9 @@ size_t tls_size(void);
 /*
  * Loads certificate chain, key and client CAs (names in cf) into the spare bank, prepares a
  * template for each TLS listener and makes the bank current.  Returns NULL, or one sentence that
- * says why not, and then everything is as it was.  At start and at SIGHUP.
+ * says why not, and then everything is as it was.  No connection may be in SHAKE.
  */
 const char *tls_load(void);
-
-/* True for a connection whose handshake still uses the bank that the next tls_load overwrites. */
-int tls_stale(const struct conn *c);
 
 /* Makes c->tls an engine, or the plain twin, for a client just accepted.  0: no entropy. */
 int tls_open(struct conn *c);
@@ -271,11 +238,8 @@ int tls_open(struct conn *c);
  */
 enum step tls_in(struct conn *c);
 
-/* True once plaintext can pass: the handshake is complete. */
-int tls_ready(const struct conn *c);
-
-/* True when that handshake resumed a session (RFC 5246 7.3) and so verified and signed nothing. */
-int tls_resumed(struct conn *c);
+/* 1 once plaintext can pass; 2 if the handshake resumed a session (RFC 5246 7.3). */
+int tls_ready(struct conn *c);
 
 /*
  * The receive window: decrypted bytes not yet eaten, *n of them, writable in place; NULL and 0
@@ -301,7 +265,7 @@ short tls_events(const struct conn *c);
 /*
  * The end of a connection in order: pending output, close_notify (RFC 5246 7.2.1), shutdown(2),
  * then reads and drops what still comes until the peer's end, so that no reset overtakes the last
- * reply.  WAIT until then, DEAD at the end; c->why is left as it is.
+ * reply.  WAIT until then, DEAD at the end.
  */
 enum step tls_bye(struct conn *c);
 
@@ -311,9 +275,6 @@ int tls_idle(struct conn *c);
 /* Overwrites what the connection left in its engine and buffers. */
 void tls_wipe(struct conn *c);
 
-/* The arena part was given back to the system: its buffers are unused again. */
-void tls_forget(struct conn *c);
-
 /* The cipher suite's name as OpenSSL writes it, "plain", or "-" while there is none. */
 const char *tls_suite(const struct conn *c);
 
@@ -322,18 +283,15 @@ enum step dead(struct conn *c, const char *why);
 
 /* http.c: requests (RFC 9110, 9112), the upgrade (RFC 6455 4.2), files. */
 
-struct field {
-	uint16_t name, name_end, value, value_end; /* offsets into the head: [from, to) */
-};
-
-struct head {
-	uint8_t method;          /* enum method in http.c */
-	uint8_t minor;           /* of HTTP/1.minor */
-	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */
-	uint16_t path, path_end; /* percent-decoded in place and terminated; without the query */
-	uint8_t escaped;         /* the path had percent-encoded bytes */
+struct head {                      /* offsets into the head: [from, to) */
+	uint8_t other, minor;      /* a method that is neither GET nor HEAD; of HTTP/1.minor */
+	uint8_t bodiless, escaped; /* HEAD; the path had percent-encoded bytes */
+	uint16_t host, host_end;   /* of Host, or of the authority in absolute-form */
+	uint16_t path, path_end;   /* percent-decoded in place and terminated; without the query */
 	unsigned fields;
-	struct field field[FIELDS_MAX];
+	struct field {
+		uint16_t name, name_end, value, value_end;
+	} field[FIELDS_MAX];
 };
 
 /*
@@ -357,7 +315,7 @@ enum step http_step(struct conn *c);
 struct frame {
 	uint8_t fin, opcode;
 	uint64_t length;
-	unsigned char mask[4];
+	uint32_t mask; /* in memory order */
 };
 
 /*
@@ -366,8 +324,8 @@ struct frame {
  */
 int ws_frame(const unsigned char *b, size_t n, struct frame *f);
 
-/* Writes the shortest header of a frame of ours, at most 10 bytes, to b; returns its length. */
-size_t ws_header(unsigned char *b, int fin, int opcode, uint64_t length);
+/* Writes the shortest header of a frame of ours, at most 4 bytes, to b; returns its length. */
+size_t ws_header(unsigned char *b, int fin, int opcode, uint16_t length);
 
 /* Feeds n bytes to the UTF-8 checker (RFC 3629).  *state is 0 between characters.  0: invalid. */
 int ws_utf8(uint8_t *state, const unsigned char *p, size_t n);
