@@ -188,8 +188,10 @@ def test_port_can_be_used_again_at_once(wssd):
     """The connections of a server that ended do not keep its port."""
     s = wssd("--max-clients", "8", tls=False)
     with s.open() as c:
-        assert s.term() == 0
-        c.recv_all()
+        s.ended = True
+        s.signal(signal.SIGTERM)
+        c.expect_close(1001)
+    assert s.wait() == 0
     again = wssd(listen=["ws://127.0.0.1:%d" % s.port])
     assert again.port == s.port
 
@@ -589,6 +591,7 @@ def test_end_with_100_clients(wssd):
     s.signal(signal.SIGTERM)
     for c in clients:
         c.expect_close(1001)
+        c.close()
     assert s.wait(5) == 0
     assert time.monotonic() - start < 5 * SLOW
 
@@ -639,18 +642,22 @@ def test_end_without_clients_is_immediate(wssd):
 
 def test_end_asked_for_twice(wssd):
     s = wssd()
-    s.open()
-    s.ended = True
-    s.signal(signal.SIGTERM)
-    time.sleep(0.05)
-    s.signal(signal.SIGTERM)
+    with s.open() as c:
+        s.ended = True
+        s.signal(signal.SIGTERM)
+        time.sleep(0.05)
+        s.signal(signal.SIGTERM)
+        c.expect_close(1001)
     assert s.wait(5) == 0
 
 
 def test_end_names_itself_in_the_log(wssd):
     s = wssd(tls=False)
-    s.open()
-    s.term()
+    with s.open() as c:
+        s.ended = True
+        s.signal(signal.SIGTERM)
+        c.expect_close(1001)
+    s.wait()
     assert any(re.search(r" plain /echo 1001 .*: \S", line) for line in s.log), s.log
 
 
