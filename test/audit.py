@@ -30,7 +30,7 @@ TRANSFER = "read write recv send readv writev recvfrom sendto recvmsg sendmsg pr
 # Where data may pass through a descriptor, apart from tls.c, which alone touches those of clients: the function, and the
 # descriptor as it stands there.
 TRANSFERS = {
-    "main.c": {("write_line", "STDERR_FILENO"), ("read_config", "fd")},
+    "main.c": {("log_line", "STDERR_FILENO"), ("read_config", "fd"), ("take_signals", "signal_fd")},
     "http.c": {("step_body", "c->bfd")},
     "ws.c": {("stream_input", "c->bfd"), ("stream_output", "c->bfd")},
 }
