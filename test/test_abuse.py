@@ -26,7 +26,7 @@ MEMORY = 1024                   # KiB: the slots' small parts, a hub's ring, and
 
 
 @contextlib.contextmanager
-def attack(server, worst=1.0, queued=8 * MIB, kernel=96 * MIB):
+def attack(server, worst=0.9, queued=8 * MIB, kernel=96 * MIB):
     """What goes on inside may keep at most QUEUED bytes in the server's socket queues and KERNEL bytes more than before in
     the machine's TCP memory (that of other tests too); soon afterwards all is as it was."""
     with server.open() as c:
