@@ -539,6 +539,13 @@ def test_head_of_refusals_has_no_body(c):
     c.recv_all()
 
 
+@pytest.mark.parametrize("name", ["bare-lf-after-field", "no-host", "unknown-method", "9000-bytes"])
+def test_a_refusal_behind_a_head_request_has_a_body(c, name):
+    assert c.request("HEAD", "/page.html", {"Host": "localhost"}).status == 200
+    c.send(BAD[name][1].encode(), drain=True)
+    assert refused(c, BAD[name][0]).body
+
+
 def test_get_on_a_route_is_426(c):
     c.send(head("GET", "/echo", [H.strip()]))
     r = refused(c, 426)
