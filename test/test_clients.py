@@ -281,8 +281,8 @@ def test_python_hub(srv, certs):
         async with websockets.connect(where, ssl=trusting(certs)) as a, websockets.connect(where, ssl=trusting(certs)) as b, \
                 websockets.connect(where, ssl=trusting(certs)) as c:
             await a.send("from a")
-            await b.send(b"from b")
             assert {await b.recv(), await c.recv()} == {"from a"}
+            await b.send(b"from b")
             assert await a.recv() == b"from b" and await c.recv() == b"from b"
             for ws in (a, b):
                 with pytest.raises(asyncio.TimeoutError):

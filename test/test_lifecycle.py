@@ -272,7 +272,7 @@ def test_configuration_and_command_line_together(wssd, tmp_path):
     ("timeout " + "5" * 10000, []),
     ("x" * 10000, []),
     ("\x01\x1b[31m", []),
-])
+], ids=lambda v: ascii(v)[:24] if isinstance(v, str) else "")
 def test_configuration_error_names_file_and_line(wssd, tmp_path, line, words):
     f = config(tmp_path, "# one\n\nlisten ws://127.0.0.1:0\n%s\n/echo=echo\n" % line)
     r = wssd.bare("--config", f)
