@@ -51,8 +51,8 @@ struct config cf = { .root_fd = -1,
 	.max_clients = 64,
 	.max_per_ip = -1,
 	.max_message = 65536,
-	.timeout = 10000,
-	.ping = 30000 };
+	.timeout = 10,
+	.ping = 30 };
 struct counters count;
 int64_t now;
 
@@ -60,7 +60,7 @@ static struct conn *slots, *spare; /* max_clients of them; the free ones, last c
 static uint32_t *awake;            /* slots that are not at rest */
 static struct pollfd *pfd;         /* signals, epoll, listeners, then clients and backends */
 static uint32_t *owner;            /* of each pfd: slot * 2, + 1 for the backend's */
-static unsigned awakes, pfds, clients, sleepers;
+static unsigned awakes, pfds, clients;
 static size_t io_size;
 static int epoll_fd, signal_fd;
 static int64_t paused, stopping; /* descriptors ran out: no accepting until then; since when */
@@ -93,31 +93,64 @@ log_line(int priority, const char *format, ...)
 static _Noreturn void
 die(int status, const char *where, const char *what, const char *wrong)
 {
-	log_line(ERR, "wssd: %s%s%s: %s", where, *where != '\0' ? ": " : "", what,
-		wrong != NULL ? wrong : strerror(errno));
+	log_line(ERR, "wssd: %s%s: %s", where, what, wrong != NULL ? wrong : strerror(errno));
 	exit(status);
 }
 
 /* Configuration: words from the command line and from a file, read by one table. */
+
+enum kind { STRING, FLAG, NUMBER, NAMES, LISTEN, CONFIG, VERSION, HELP, ROUTE };
+
+static const struct option {
+	const char *name, *arg, *help;
+	enum kind kind;
+	void *to;
+	long long min, max;
+} options[] = {
+	{ "listen", "URL", "wss:// or ws://ADDRESS:PORT[,client-ca=FILE]", LISTEN, NULL, 0, 0 },
+	{ "cert", "FILE", "certificate chain in PEM, our own first", STRING, &cf.cert, 0, 0 },
+	{ "key", "FILE", "its private key in PEM, EC or RSA", STRING, &cf.key, 0, 0 },
+	{ "client-ca", "FILE", "clients need a certificate of one of these", STRING, &cf.client_ca,
+		0, 0 },
+	{ "root", "DIR", "static files for paths that no route has", STRING, &cf.root, 0, 0 },
+	{ "origin", "ORIGIN", "allowed Origin, or any; default: own host", NAMES, &cf.origins, 0,
+		0 },
+	{ "host", "NAME", "accepted Host, or any; on ws default: local", NAMES, &cf.hosts, 0, 0 },
+	{ "max-clients", "N", "connections at a time (64)", NUMBER, &cf.max_clients, 1, 1000000 },
+	{ "max-per-ip", "N", "of one address, 0: all (half)", NUMBER, &cf.max_per_ip, 0, 1000000 },
+	{ "max-message", "BYTES", "of a hub (65536)", NUMBER, &cf.max_message, 1, 1 << 28 },
+	{ "timeout", "S", "of a slow or idle client (10)", NUMBER, &cf.timeout, 1, 86400 },
+	{ "ping", "S", "silence before a ping, 0: never (30)", NUMBER, &cf.ping, 0, 86400 },
+	{ "config", "FILE", "these words without --, one a line, # comments", CONFIG, NULL, 0, 0 },
+	{ "check", "", "test the configuration and exit", FLAG, &cf.check, 0, 0 },
+	{ "verbose", "", "log requests and upgrades too", FLAG, &cf.verbose, 0, 0 },
+	{ "version", "", "print the version and exit", VERSION, NULL, 0, 0 },
+	{ "help", "", "print this text and exit", HELP, NULL, 0, 0 },
+	{ "/PATH=echo", "", "each message back to its sender", ROUTE, NULL, 0, 0 },
+	{ "/PATH=hub[,ring=BYTES]", "", "to every other client of the route", ROUTE, NULL, 0, 0 },
+	{ "/PATH=tcp:ADDRESS:PORT", "", "bytes to and from a TCP server", ROUTE, NULL, 0, 0 },
+	{ "/PATH=unix:FILE", "", "the same with a Unix stream socket", ROUTE, NULL, 0, 0 },
+	{ "   ,protocol=A|B,origin=ORIGIN", "", "on any route", ROUTE, NULL, 0, 0 },
+};
 
 const char *
 parse_address(char *text, union address *addr, socklen_t *len)
 {
 	char *colon = strrchr(text, ':'), *end = text;
 	unsigned long port = colon != NULL ? strtoul(colon + 1, &end, 10) : 0;
-	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']';
+	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']', family;
 
 	if (colon == NULL || strchr("0123456789", colon[1]) == NULL || *end != '\0' || port > 65535)
 		return "needs ADDRESS:PORT";
 	colon[-v6] = '\0';
-	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
+	family = v6 ? AF_INET6 : AF_INET;
+	addr->sa.sa_family = (sa_family_t)family;
 	addr->in.sin_port = htons((uint16_t)port); /* at the same place in both */
 	*len = v6 ? sizeof addr->in6 : sizeof addr->in;
-	if (v6 ? inet_pton(AF_INET6, text + 1, &addr->in6.sin6_addr) == 1
-	       : inet_pton(AF_INET, strcmp(text, "localhost") == 0 ? "127.0.0.1" : text,
-			 &addr->in.sin_addr) == 1)
-		return NULL;
-	return "needs a numeric address, [IPv6] in brackets, or localhost";
+	end = v6 ? (char *)&addr->in6.sin6_addr : (char *)&addr->in.sin_addr;
+	if (inet_pton(family, strcmp(text, "localhost") == 0 ? "127.0.0.1" : text + v6, end) != 1)
+		return "needs a numeric address, [IPv6] in brackets, or localhost";
+	return NULL;
 }
 
 static const char *
@@ -134,38 +167,36 @@ parse_number(const char *text, long long min, long long max, long long *number)
 {
 	static char wrong[80];
 	char *end;
-	long long v = strtoll(text, &end, 10);
 
+	*number = strtoll(text, &end, 10);
 	snprintf(wrong, sizeof wrong, "must be a number from %lld to %lld", min, max);
-	if (*text < '0' || *text > '9' || *end != '\0' || v < min || v > max)
-		return wrong;
-	*number = v;
-	return NULL;
+	return *text < '0' || *text > '9' || *end != '\0' || *number < min || *number > max ? wrong
+											    : NULL;
 }
 
 static const char *
 set_listen(char *value)
 {
 	struct listener *l = &cf.listener[cf.listeners];
-	char *attribute = value;
 
 	if (cf.listeners++ == LISTENERS_MAX)
 		return "is one too many";
-	value = strsep(&attribute, ",");
+	l->client_ca = value;
+	value = strsep(&l->client_ca, ",");
 	l->plain = strncmp(value, "ws://", 5) == 0;
 	if (!l->plain && strncmp(value, "wss://", 6) != 0)
 		return "needs wss:// or ws:// in front";
-	if (attribute != NULL && (l->plain || strncmp(attribute, "client-ca=", 10) != 0))
+	if (l->client_ca != NULL && (l->plain || strncmp(l->client_ca, "client-ca=", 10) != 0))
 		return "has an attribute that is not client-ca=FILE of wss://";
-	l->client_ca = attribute != NULL ? attribute + 10 : NULL;
+	l->client_ca += l->client_ca != NULL ? 10 : 0;
 	return parse_address(value + (l->plain ? 5 : 6), &l->addr, &l->addr_len);
 }
 
 static const char *
-set_route(char *value)
+set_route(char *text)
 {
 	struct route *r = &cf.route[cf.routes];
-	char *text = value, *part, *address, *name;
+	char *part, *name;
 	const char *wrong = NULL;
 	long long ring = 0;
 
@@ -174,16 +205,14 @@ set_route(char *value)
 	r->path = strsep(&text, "=");
 	for (const struct route *other = cf.route; other < r; other++)
 		if (strcmp(other->path, r->path) == 0)
-			return "has the path of another route";
+			return "is a route twice";
 	part = text != NULL ? strsep(&text, ",") : "";
-	address = strchr(part, ':');
-	r->backend = ws_backend(part, address != NULL ? (size_t)(address - part) : strlen(part));
-	if (r->backend == NULL)
+	name = strsep(&part, ":");
+	r->backend = ws_backend(name, strlen(name));
+	if (r->backend == NULL || (part != NULL) != (r->backend->address != NULL))
 		return "needs =echo, =hub, =tcp:ADDRESS:PORT or =unix:FILE";
-	if ((address != NULL) != (r->backend->address != NULL))
-		return address != NULL ? "takes no address" : "needs an address";
-	if (address != NULL)
-		wrong = r->backend->address(r, address + 1);
+	if (part != NULL)
+		wrong = r->backend->address(r, part);
 	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
 		if (strncmp(part, "origin=", 7) == 0)
 			wrong = add_name(&r->origins, part + 7);
@@ -199,88 +228,45 @@ set_route(char *value)
 	return wrong;
 }
 
-enum kind { STRING, FLAG, NUMBER, SECONDS, NAMES, LISTEN, CONFIG, SHOW };
-
-static const struct option {
-	const char *name, *arg, *help;
-	enum kind kind;
-	void *to;
-	long long min, max;
-} options[] = { { "listen", "URL",
-			"wss://ADDRESS:PORT[,client-ca=FILE] or ws://ADDRESS:PORT; may repeat",
-			LISTEN, NULL, 0, 0 },
-	{ "cert", "FILE", "certificate chain in PEM, the server's own first", STRING, &cf.cert, 0,
-		0 },
-	{ "key", "FILE", "its private key in PEM: EC (P-256, P-384) or RSA", STRING, &cf.key, 0,
-		0 },
-	{ "client-ca", "FILE",
-		"clients need a certificate of one of these CAs, on every wss listener", STRING,
-		&cf.client_ca, 0, 0 },
-	{ "root", "DIR", "static files for the paths that no route has", STRING, &cf.root, 0, 0 },
-	{ "origin", "ORIGIN",
-		"allowed Origin; may repeat; any: all; default: where Host: points to", NAMES,
-		&cf.origins, 0, 0 },
-	{ "host", "NAME", "accepted Host; may repeat; any: all; default: any on wss, local on ws",
-		NAMES, &cf.hosts, 0, 0 },
-	{ "max-clients", "N", "connections at a time (64)", NUMBER, &cf.max_clients, 1, 1000000 },
-	{ "max-per-ip", "N", "of one address, IPv6 by /64; 0: no limit (half of max-clients)",
-		NUMBER, &cf.max_per_ip, 0, 1000000 },
-	{ "max-message", "BYTES", "of a hub (65536)", NUMBER, &cf.max_message, 1, 1 << 28 },
-	{ "timeout", "S", "for a handshake and head, an idle or stalled client (10)", SECONDS,
-		&cf.timeout, 1, 86400 },
-	{ "ping", "S", "silence before a WebSocket is pinged; 0: never (30)", SECONDS, &cf.ping, 0,
-		86400 },
-	{ "config", "FILE", "the same words without --, one a line, # comments", CONFIG, NULL, 0,
-		0 },
-	{ "check", NULL, "test the configuration and exit", FLAG, &cf.check, 0, 0 },
-	{ "verbose", NULL, "log requests and upgrades too", FLAG, &cf.verbose, 0, 0 },
-	{ "version", NULL, "print the version and exit", SHOW, NULL, 0, 0 },
-	{ "help", NULL, "print this text and exit", SHOW, NULL, 0, 1 } };
-
-static void read_config(const char *file);
-
 static _Noreturn void
-show(int help)
+show(enum kind kind)
 {
+	const struct option *o = options, *end = o + sizeof options / sizeof options[0];
+
 	printf("wssd " WSSD_VERSION "\n");
-	for (size_t i = 0; help && i < sizeof options / sizeof options[0]; i++)
-		printf("  --%s %-*s%s\n", options[i].name, 20 - (int)strlen(options[i].name),
-			options[i].arg != NULL ? options[i].arg : "", options[i].help);
-	if (help)
-		printf("and routes: PATH=BACKEND[,protocol=A|B][,origin=ORIGIN], where BACKEND is\n"
-		       "  echo                    each message back to its sender\n"
-		       "  hub[,ring=BYTES]        each message to every other client of the route\n"
-		       "  tcp:ADDRESS:PORT        payload bytes to and from a TCP server\n"
-		       "  unix:FILE               the same with a Unix stream socket\n");
+	for (; kind == HELP && o < end; o++)
+		printf("  %s%s %-*s%s\n", o->kind == ROUTE ? "" : "--", o->name,
+			o->kind == ROUTE ? 32 - (int)strlen(o->name) : 20 - (int)strlen(o->name),
+			o->arg, o->help);
 	exit(fflush(stdout) == 0 ? 0 : 1);
 }
+
+static void read_config(const char *file);
 
 /* A route, or an option with its value in the same word or the next; returns if it took the next. */
 static int
 take_word(const char *where, char *word, char *next)
 {
-	const struct option *o = options, *end = o + sizeof options / sizeof options[0];
+	const struct option *o = options;
 	const char *wrong = NULL;
-	char *value = word, *name = *word == '/' ? NULL : strsep(&value, "=");
+	char shown[80], *value = word, *name;
 
-	while (name != NULL && o < end && strcmp(o->name, name) != 0)
+	snprintf(shown, sizeof shown, "%s", word); /* it is cut up below */
+	name = *word == '/' ? NULL : strsep(&value, "=");
+	while (name != NULL && o->kind != ROUTE && strcmp(o->name, name) != 0)
 		o++;
+	next = value != NULL ? value : next;
 	if (name == NULL)
 		wrong = set_route(word);
-	else if (o == end)
+	else if (o->kind == ROUTE)
 		wrong = "is not an option";
-	else if ((o->arg == NULL) != (value == NULL && (o->arg == NULL || next == NULL)))
-		wrong = o->arg != NULL ? "needs a value" : "takes no value";
-	if (wrong != NULL)
-		die(2, where, word, wrong);
-	if (name == NULL)
-		return 0;
-	next = value != NULL ? value : next;
-	if (o->kind == STRING)
+	else if (*o->arg == '\0' ? value != NULL : next == NULL)
+		wrong = *o->arg == '\0' ? "takes no value" : "needs a value";
+	else if (o->kind == STRING)
 		*(char **)o->to = next;
 	else if (o->kind == FLAG)
 		*(int *)o->to = 1;
-	else if (o->kind == NUMBER || o->kind == SECONDS)
+	else if (o->kind == NUMBER)
 		wrong = parse_number(next, o->min, o->max, o->to);
 	else if (o->kind == NAMES)
 		wrong = add_name(o->to, next);
@@ -289,37 +275,40 @@ take_word(const char *where, char *word, char *next)
 	else if (o->kind == CONFIG)
 		read_config(next);
 	else
-		show(o->max == 1);
-	if (o->kind == SECONDS && wrong == NULL)
-		*(long long *)o->to *= 1000;
+		show(o->kind);
 	if (wrong != NULL)
-		die(2, where, word, wrong);
-	return o->arg != NULL && value == NULL;
+		die(2, where, shown, wrong);
+	return name != NULL && *o->arg != '\0' && value == NULL;
 }
 
 static void
 read_config(const char *file)
 {
 	static char text[CONFIG_MAX];
-	char where[300], *rest = text, *line, *word, *value, *more;
+	char where[300], *rest = text, *line, *word, *value, *extra;
 	int fd = open(file, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
 	ssize_t n = 1;
 
 	if (*text != '\0')
-		die(2, "", file, "is a second configuration file");
-	while (fd >= 0 && n > 0 && (n = read(fd, text + used, sizeof text - 1 - used)) > 0)
+		die(1, "", file, "is a second configuration file");
+	while (fd >= 0 && n > 0 && (n = read(fd, text + used, CONFIG_MAX - 1 - used)) > 0)
 		used += (size_t)n;
-	if (fd < 0 || n < 0 || used == sizeof text - 1 || strlen(text) != used)
-		die(1, "", file, fd < 0 || n < 0 ? NULL : "is too large, or has a NUL byte");
+	if (fd < 0 || n < 0)
+		die(1, "", file, NULL);
+	if (used == CONFIG_MAX - 1 || strlen(text) != used)
+		die(1, "", file, "is too large or has a NUL byte");
 	close(fd);
 	for (unsigned i = 1; (line = strsep(&rest, "\n")) != NULL; i++) {
-		snprintf(where, sizeof where, "%s:%u", file, i);
+		snprintf(where, sizeof where, "%s:%u: ", file, i);
 		line[strcspn(line, "#\r")] = '\0';
-		word = strtok_r(line, " \t", &more);
-		value = strtok_r(NULL, " \t", &more);
-		if (word != NULL && take_word(where, word, value) == 0 && value != NULL)
-			die(2, where, value, "is one word too many");
+		word = strtok_r(line, " \t", &line);
+		value = strtok_r(NULL, " \t", &line);
+		extra = strtok_r(NULL, " \t", &line);
+		if (word != NULL && take_word(where, word, value) == 0)
+			extra = value;
+		if (extra != NULL)
+			die(2, where, extra, "is one word too many");
 	}
 }
 
@@ -329,20 +318,19 @@ check_config(void)
 {
 	/* a message in fragments, each with HEADER and ENTRY of ws.c */
 	size_t least = (size_t)cf.max_message / HUB_FRAME * (HUB_FRAME + 16) + HUB_FRAME + 16;
-	int tls = 0;
-	const char *wrong;
+	const char *wrong = NULL;
 
+	cf.timeout *= 1000;
+	cf.ping *= 1000;
 	if (cf.listeners == 0)
 		die(2, "", "--listen", "is missing");
 	if (cf.max_per_ip < 0)
 		cf.max_per_ip = (cf.max_clients + 1) / 2;
-	for (unsigned i = 0; i < cf.listeners; i++) {
-		tls |= !cf.listener[i].plain;
-		if (cf.listener[i].client_ca == NULL && !cf.listener[i].plain)
-			cf.listener[i].client_ca = cf.client_ca;
+	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
+		cf.tls |= !l->plain;
+		if (l->client_ca == NULL && !l->plain)
+			l->client_ca = cf.client_ca;
 	}
-	if (tls && (cf.cert == NULL || cf.key == NULL))
-		die(2, "", "--listen wss://", "needs --cert and --key");
 	cf.text_size = HEAD_MAX;
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
 		size_t ring = r->hub.size > 0 ? r->hub.size : 4 * least;
@@ -359,7 +347,9 @@ check_config(void)
 	if (cf.root != NULL && (cf.root_fd = open(cf.root, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
 		die(1, "", cf.root, NULL);
 	gethostname(cf.hostname, sizeof cf.hostname - 1);
-	if (tls && (wrong = tls_load()) != NULL)
+	if (cf.tls && (cf.cert == NULL || cf.key == NULL))
+		die(2, "", "--listen wss://", "needs --cert and --key");
+	if (cf.tls && (wrong = tls_load()) != NULL)
 		die(1, "", "TLS", wrong);
 }
 
@@ -369,10 +359,10 @@ check_config(void)
 static void
 reserve(void)
 {
-	size_t n = (size_t)cf.max_clients, polls = 2 * n + LISTENERS_MAX + 2, page, total;
+	size_t n = (size_t)cf.max_clients, polls = 2 * n + LISTENERS_MAX + 2, total;
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	unsigned char *p, *io, *tls;
 
-	page = (size_t)sysconf(_SC_PAGESIZE);
 	io_size = (IO_TEXT + cf.text_size + page - 1) / page * page;
 	total = n * (io_size + tls_size() + sizeof *slots + sizeof *awake) +
 		polls * (sizeof *pfd + sizeof *owner);
@@ -386,21 +376,18 @@ reserve(void)
 	io = p; /* each part is a multiple of the next one's alignment */
 	tls = io + n * io_size;
 	slots = (void *)(tls + n * tls_size());
-	p = (void *)(slots + n);
-	for (unsigned i = 0; i < cf.routes; i++) {
-		cf.route[i].hub.ring = p;
-		p += cf.route[i].hub.size;
-	}
-	pfd = (void *)p;
+	pfd = (void *)(slots + n);
 	owner = (void *)(pfd + polls);
 	awake = owner + polls;
-	for (size_t i = n; i-- > 0;) {
-		slots[i].fd = slots[i].bfd = -1;
-		slots[i].io = io + i * io_size;
-		slots[i].tls = (void *)(tls + i * tls_size());
-		slots[i].next = spare;
-		spare = &slots[i];
-	}
+	p = (void *)(awake + n);
+	for (unsigned i = 0; i < cf.routes; p += cf.route[i++].hub.size)
+		cf.route[i].hub.ring = p;
+	for (size_t i = n; i-- > 0; spare = &slots[i])
+		slots[i] = (struct conn){ .fd = -1,
+			.bfd = -1,
+			.io = io + i * io_size,
+			.tls = (void *)(tls + i * tls_size()),
+			.next = spare };
 	log_line(INFO, "reserved %zu KiB for %lld clients", total / 1024, cf.max_clients);
 }
 
@@ -418,51 +405,46 @@ show_address(const union address *a, char *text, size_t n)
 static void
 listen_all(void)
 {
-	char url[INET6_ADDRSTRLEN + 16], *text;
+	char url[INET6_ADDRSTRLEN + 8];
 	int on = 1;
 
 	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
-		text = stpcpy(url, l->plain ? "ws://" : "wss://");
-		show_address(&l->addr, text, INET6_ADDRSTRLEN + 8);
+		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 		if (l->addr.sa.sa_family == AF_INET6)
 			setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
 		if (bind(l->fd, &l->addr.sa, l->addr_len) != 0 || listen(l->fd, SOMAXCONN) != 0 ||
 			getsockname(l->fd, &l->addr.sa, &l->addr_len) != 0)
-			die(1, "listen on", url, NULL);
-		show_address(&l->addr, text, INET6_ADDRSTRLEN + 8);
-		log_line(INFO, "listening on %s", url);
+			die(1, "listen on ", url, NULL);
+		show_address(&l->addr, url, sizeof url);
+		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://", url);
 	}
 }
 
 static void
 open_descriptors(void)
 {
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
 	rlim_t need = 2 * (rlim_t)cf.max_clients + cf.listeners + 16;
 	struct rlimit rl = { 0, 0 };
 	sigset_t set;
 
 	getrlimit(RLIMIT_NOFILE, &rl);
-	if (rl.rlim_cur < need) {
-		rl.rlim_cur = rl.rlim_max < need ? rl.rlim_max : need;
-		setrlimit(RLIMIT_NOFILE, &rl);
-	}
 	if (rl.rlim_cur < need)
+		rl.rlim_cur = rl.rlim_max < need ? rl.rlim_max : need;
+	if (setrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur < need)
 		log_line(WARNING,
-			"%llu descriptors at most: all clients with backends may need %llu",
-			(unsigned long long)rl.rlim_cur, (unsigned long long)need);
+			"descriptor limit is below what max-clients and backends may need");
 	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGUSR1);
+	for (int i = 0; i < 4; i++)
+		sigaddset(&set, signals[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (signal_fd < 0 || epoll_fd < 0)
-		die(1, "", "signalfd, epoll", NULL);
+		die(1, "", "signalfd or epoll", NULL);
 	listen_all();
 }
 
@@ -478,28 +460,22 @@ read_clock(void)
 /* Slots. */
 
 static void
-join_awake(struct conn *c)
-{
-	c->spot = awakes;
-	c->stepped = now;
-	awake[awakes++] = (uint32_t)(c - slots);
-}
-
-static void
-leave_awake(const struct conn *c)
-{
-	awake[c->spot] = awake[--awakes];
-	slots[awake[c->spot]].spot = c->spot;
-}
-
-static void
 wake(struct conn *c)
 {
 	if (!c->asleep)
 		return;
 	c->asleep = 0;
-	sleepers--;
-	join_awake(c);
+	c->stepped = now;
+	c->spot = awakes;
+	awake[awakes++] = (uint32_t)(c - slots);
+}
+
+static void
+put_asleep(struct conn *c)
+{
+	c->asleep = 1;
+	awake[c->spot] = awake[--awakes];
+	slots[awake[c->spot]].spot = c->spot;
 }
 
 static void
@@ -508,8 +484,7 @@ conn_close(struct conn *c, const char *why)
 	char client[INET6_ADDRSTRLEN + 8], status[8] = "-";
 	long long ms = now - c->start;
 
-	if (why == NULL || strncmp(why, "bug:", 4) == 0)
-		count.bugs++;
+	count.bugs += why == NULL;
 	if (c->status != 0) /* 7.1.5: 1006 is a WebSocket that ended without a Close */
 		snprintf(status, sizeof status, "%u", c->status == 101 ? 1006U : c->status);
 	show_address(&c->addr, client, sizeof client);
@@ -521,15 +496,12 @@ conn_close(struct conn *c, const char *why)
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH);
 	explicit_bzero(c->io + IO_TEXT, c->text_high);
 	tls_wipe(c);
-	if (c->asleep)
-		sleepers--;
-	else
-		leave_awake(c);
+	wake(c);
+	put_asleep(c);
 	paused = 0;
 	clients--;
 	c->fd = -1;
 	c->state = FREE;
-	c->asleep = 0;
 	c->next = spare;
 	spare = c;
 }
@@ -551,11 +523,12 @@ conn_new(int fd, const struct listener *l, const union address *addr)
 		.state = SHAKE,
 		.first = 1,
 		.dirty = 1,
+		.asleep = 1,
 		.id = (uint32_t)count.accepted++,
 		.start = now,
 		.heard = now,
 		.deadline = now + cf.timeout };
-	join_awake(c);
+	wake(c);
 	clients++;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
@@ -567,19 +540,18 @@ static enum step
 state_step(struct conn *c)
 {
 	enum step s;
-	int ready;
 
 	if (c->state == SHAKE) {
 		s = tls_out(c);
-		ready = s == DEAD ? 0 : tls_ready(c);
-		if (!ready)
-			return s;
-		count.handshakes += !c->lis->plain && !c->misplaced;
-		count.resumed += ready == 2;
-		c->state = HEAD;
-		return MORE;
+		if (s != DEAD && tls_ready(c)) {
+			count.handshakes += !c->lis->plain && !c->misplaced;
+			count.resumed += tls_ready(c) == 2;
+			c->state = HEAD;
+			s = MORE;
+		}
+		return s;
 	}
-	if (c->state == HEAD || c->state == CONNECT || c->state == BODY)
+	if (c->state < OPEN)
 		return http_step(c);
 	return c->bye ? tls_bye(c) : ws_step(c);
 }
@@ -588,15 +560,16 @@ state_step(struct conn *c)
 static void
 conn_step(struct conn *c)
 {
-	enum step in, s;
 	size_t room;
 
 	c->stepped = now;
 	c->again = 0;
 	for (int round = 0; round < ROUNDS; round++) {
+		enum step in = c->state == BODY || c->bye ? WAIT : tls_in(c), s = DEAD;
+
 		c->full = 0;
-		in = c->state == BODY || c->bye ? WAIT : tls_in(c);
-		s = in == DEAD ? DEAD : state_step(c);
+		if (in != DEAD)
+			s = state_step(c);
 		if (s == WAIT && in == WAIT && c->full) /* what fills the window may go now */
 			s = tls_out(c) == DEAD ? DEAD : tls_room(c, &room) != NULL ? MORE : WAIT;
 		if (s == DEAD)
@@ -607,12 +580,20 @@ conn_step(struct conn *c)
 	c->again = 1; /* lost wake-up 1 */
 }
 
+static void
+poll_for(int fd, short events, uint32_t who)
+{
+	owner[pfds] = who;
+	pfd[pfds++] = (struct pollfd){ .fd = fd, .events = events };
+}
+
 /* Flushes, writes, and adds what is to be polled; returns whether it is to be stepped anyway. */
 static int
 interest(struct conn *c)
 {
 	enum step s = c->bye ? WAIT : tls_out(c); /* lost wake-up 2 */
-	short events = tls_events(c), backend = 0;
+	short events = tls_events(c), backend;
+	uint32_t who = (uint32_t)(c - slots) * 2;
 	size_t room;
 
 	if (s == DEAD) {
@@ -628,21 +609,16 @@ interest(struct conn *c)
 		c->stalled = 0;
 	else if (c->stalled == 0)
 		c->stalled = now;
-	owner[pfds] = (uint32_t)(c - slots) * 2;
-	pfd[pfds++] = (struct pollfd){ .fd = c->fd, .events = events };
-	if (c->bfd >= 0 && c->route != NULL) {
-		backend = c->bfull ? POLLOUT : 0;
-		if (c->state != CONNECT && !c->bready && !c->beof && c->closing == 0)
-			backend |= POLLIN;
-	}
-	if (backend != 0) {
-		owner[pfds] = (uint32_t)(c - slots) * 2 + 1;
-		pfd[pfds++] = (struct pollfd){ .fd = c->bfd, .events = backend };
-	}
+	poll_for(c->fd, events, who);
+	backend = c->bfull ? POLLOUT : 0;
+	if (c->state >= OPEN && !c->bready && !c->beof && c->closing == 0)
+		backend |= POLLIN;
+	if (c->bfd >= 0 && c->state != BODY && backend != 0)
+		poll_for(c->bfd, backend, who + 1);
 	return c->again;
 }
 
-/* Takes what poll said into the slots. */
+/* Takes what poll said into the slots; POLLERR and POLLHUP come unasked. */
 static void
 mark_events(unsigned from)
 {
@@ -654,13 +630,13 @@ mark_events(unsigned from)
 		if (events == 0 || c->state == FREE)
 			continue;
 		c->again = 1;
-		if (owner[k] % 2 == 0 && pfd[k].events == 0) {
-			conn_close(c, "client gone"); /* POLLERR and POLLHUP come unasked */
-		} else if (owner[k] % 2 == 0) {
-			c->readable |= (uint8_t)in;
-		} else {
+		if (owner[k] % 2 == 1) {
 			c->bready = in && !c->beof && c->state != CONNECT;
 			c->bfull = c->bfull && events == POLLIN;
+		} else if (pfd[k].events == 0) {
+			conn_close(c, "client gone");
+		} else {
+			c->readable |= (uint8_t)in;
 		}
 	}
 }
@@ -670,23 +646,18 @@ mark_events(unsigned from)
 static void
 rest(struct conn *c)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT };
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
+		.data.u32 = (uint32_t)(c - slots) };
 	int fds[2] = { c->fd, c->bfd };
 
 	if (c->asleep || c->again || now - c->stepped < TICK || !tls_idle(c) ||
 		!(c->state == OPEN ? ws_idle(c) : c->state == HEAD && c->text == 0))
 		return;
-	ev.data.u32 = (uint32_t)(c - slots);
-	for (uint8_t i = 0; i < 2 && fds[i] >= 0; i++) {
-		int op = (c->in_epoll & (1 + i)) != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-
-		if (epoll_ctl(epoll_fd, op, fds[i], &ev) != 0)
+	for (int i = 0; i < 2 && fds[i] >= 0; i++)
+		if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fds[i], &ev) != 0 &&
+			epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fds[i], &ev) != 0)
 			return;
-		c->in_epoll |= (uint8_t)(1 + i);
-	}
-	leave_awake(c);
-	c->asleep = 1;
-	sleepers++;
+	put_asleep(c);
 	madvise(c->io, io_size, MADV_DONTNEED);
 }
 
@@ -702,7 +673,7 @@ wake_sleepers(void)
 			continue;
 		wake(c);
 		c->readable = c->again = 1;
-		c->bready = c->bfd >= 0 && c->route != NULL && !c->beof;
+		c->bready = c->bfd >= 0 && c->state >= OPEN && !c->beof;
 	}
 }
 
@@ -711,25 +682,29 @@ wake_sleepers(void)
 static void
 look_at(struct conn *c)
 {
-	int late = now >= c->deadline;
+	int64_t silence = cf.ping > 0 ? now - c->heard - cf.ping : -1;
 
 	if (c->stalled != 0 && now - c->stalled >= cf.timeout) {
 		conn_close(c, "client takes no output");
 	} else if (c->state == CONNECT || (c->state == DRAIN && c->got_close && c->closing == 0)) {
 		conn_step(c); /* which looks at the clock itself */
-	} else if (late && (c->state == SHAKE || c->state == HEAD || c->state == DRAIN)) {
-		conn_close(c, c->state == DRAIN ? c->why
-			      : c->first        ? "no request in time"
-						: "idle");
-	} else if (c->state == OPEN && cf.ping > 0 && now - c->heard >= cf.ping) {
-		if (!c->asleep && (tls_events(c) & POLLIN) == 0) {
+	} else if (now >= c->deadline && c->state == HEAD && !c->first) {
+		wake(c); /* idle: a clean end */
+		c->state = DRAIN;
+		c->why = "idle";
+		c->bye = c->again = 1;
+		c->deadline = now + cf.timeout;
+	} else if (now >= c->deadline && c->state != BODY && c->state != OPEN) {
+		conn_close(c, c->state == DRAIN ? c->why : "no request in time");
+	} else if (c->state == OPEN && silence >= 0) {
+		if (!c->asleep && (tls_events(c) & POLLIN) == 0)
 			c->heard = now; /* we do not listen: the silence is not the client's */
-		} else if (!c->pinged) {
-			wake(c);
+		else if (!c->pinged)
 			ws_ping(c);
-		} else if (now - c->heard >= cf.ping + cf.timeout) {
+		else if (silence >= cf.timeout)
 			conn_close(c, "no answer to a ping");
-		}
+		if (c->state == OPEN)
+			wake(c);
 	}
 	if (c->state != FREE)
 		rest(c);
@@ -749,7 +724,7 @@ sweep(void)
 		}
 	}
 	if (count.refused != refused)
-		log_line(WARNING, "refused %llu connections: max-clients or max-per-ip",
+		log_line(WARNING, "refused %llu: max-clients or max-per-ip",
 			count.refused - refused);
 	refused = count.refused;
 	paused = 0;
@@ -761,24 +736,24 @@ static void
 admit(int fd, const struct listener *l, const union address *a)
 {
 	struct conn *oldest = NULL; /* without a complete request head, if it had two seconds */
-	int v6 = a->sa.sa_family == AF_INET6;
 	long long same = 0;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
 		if (c->state == FREE)
 			continue;
-		if (c->addr.sa.sa_family == a->sa.sa_family)
-			same += v6 ? memcmp(&c->addr.in6.sin6_addr, &a->in6.sin6_addr, 8) == 0
-				   : c->addr.in.sin_addr.s_addr == a->in.sin_addr.s_addr;
-		if (c->state <= HEAD && c->first && now - c->start >= UNFINISHED &&
-			(oldest == NULL || c->start < oldest->start))
+		if (a->sa.sa_family == AF_INET6)
+			same += memcmp(&c->addr.in6.sin6_addr, &a->in6.sin6_addr, 8) == 0;
+		else
+			same += c->addr.in.sin_addr.s_addr == a->in.sin_addr.s_addr;
+		if (c->first && now - c->start >= UNFINISHED &&
+			(!oldest || c->start < oldest->start))
 			oldest = c;
 	}
 	if (cf.max_per_ip > 0 && same >= cf.max_per_ip)
-		oldest = NULL;
+		l = NULL;
 	else if (spare == NULL && oldest != NULL)
 		conn_close(oldest, "made room for a newcomer");
-	if (spare != NULL && (cf.max_per_ip == 0 || same < cf.max_per_ip)) {
+	if (l != NULL && spare != NULL) {
 		conn_new(fd, l, a);
 	} else {
 		close(fd);
@@ -835,10 +810,12 @@ reload(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		if (c->state == SHAKE)
 			conn_close(c, "reload during the handshake");
-	if (cf.cert != NULL)
+	if (cf.tls)
 		wrong = tls_load();
-	log_line(wrong != NULL ? ERR : INFO, wrong != NULL ? "reload refused: %s" : "reloaded%s",
-		wrong != NULL ? wrong : "");
+	if (wrong != NULL)
+		log_line(ERR, "reload refused: %s", wrong);
+	else
+		log_line(INFO, "reloaded");
 }
 
 static void
@@ -852,9 +829,9 @@ log_counters(void)
 		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu handshakes=%llu "
 		"resumed=%llu requests=%llu upgrades=%llu frames_in=%llu frames_out=%llu bytes_in=%llu "
 		"bytes_out=%llu bugs=%llu",
-		clients, sleepers, backends, count.accepted, count.refused, count.handshakes,
-		count.resumed, count.requests, count.upgrades, count.frames_in, count.frames_out,
-		count.bytes_in, count.bytes_out, count.bugs);
+		clients, clients - awakes, backends, count.accepted, count.refused,
+		count.handshakes, count.resumed, count.requests, count.upgrades, count.frames_in,
+		count.frames_out, count.bytes_in, count.bytes_out, count.bugs);
 }
 
 static void
@@ -909,11 +886,11 @@ loop(void)
 		unsigned listeners = stopping || paused ? 0 : cf.listeners;
 		int again = 0, n;
 
-		pfd[0] = (struct pollfd){ .fd = signal_fd, .events = POLLIN };
-		pfd[1] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
-		for (pfds = 2; pfds < 2 + listeners; pfds++)
-			pfd[pfds] =
-				(struct pollfd){ .fd = cf.listener[pfds - 2].fd, .events = POLLIN };
+		pfds = 0;
+		poll_for(signal_fd, POLLIN, 0);
+		poll_for(epoll_fd, POLLIN, 0);
+		for (unsigned i = 0; i < listeners; i++)
+			poll_for(cf.listener[i].fd, POLLIN, 0);
 		for (unsigned i = awakes; i-- > 0;)
 			again |= interest(&slots[awake[i]]);
 		for (unsigned i = 0; i < cf.routes; i++)
@@ -944,19 +921,18 @@ loop(void)
 int
 main(int argc, char **argv)
 {
-	int fd;
+	int fd = 0;
 
-	do /* a descriptor below 3 must never be a client */
+	while (fd >= 0 && fd < 3) /* a descriptor below 3 must never be a client */
 		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	while (fd >= 0 && fd < 3);
 	close(fd);
 	for (int i = 1; i < argc; i++) {
 		int option = strncmp(argv[i], "--", 2) == 0;
 
 		if (!option && argv[i][0] != '/')
-			die(2, "command line", argv[i], "is no option and no route");
-		i += take_word(
-			"command line", argv[i] + 2 * option, i + 1 < argc ? argv[i + 1] : NULL);
+			die(2, "command line: ", argv[i], "is no option and no route");
+		i += take_word(option ? "command line: --" : "command line: ", argv[i] + 2 * option,
+			argv[i + 1]);
 	}
 	check_config();
 	if (cf.check)

@@ -152,8 +152,7 @@ struct conn {
 	uint8_t again, full;
 	uint8_t readable, bready; /* poll said that there is input: of the client, of the backend */
 	uint8_t bfull, beof;      /* the backend takes no more for now; it has ended */
-	uint8_t asleep, in_epoll; /* at rest; which of fd (1) and bfd (2) the epoll set knows */
-	uint8_t dirty;            /* pages of the arena may be in use */
+	uint8_t asleep, dirty;    /* at rest; pages of the arena may be in use */
 	uint8_t misplaced;        /* plain HTTP on a TLS port */
 	uint8_t bye;              /* DRAIN: nothing more to say or to hear, tls_bye does the rest */
 	uint8_t first, keep;      /* HTTP: no head was complete yet; stays open after this reply */
@@ -164,7 +163,7 @@ struct conn {
 	uint8_t got_close, sent_close, pinged; /* control frames; a ping of ours is unanswered */
 	uint8_t deaf;             /* the client broke the protocol: nothing more is read */
 	uint16_t closing;         /* close code to send; 0: none */
-	uint16_t status, port;    /* HTTP status or close code, for the log; the client's port */
+	uint16_t status;          /* HTTP status or close code, for the log */
 	uint32_t mask, clear;     /* masking key for the next byte; bytes unmasked in the window */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
 	uint32_t id, spot;        /* serial number; place in the list of awake slots */
@@ -194,7 +193,7 @@ struct config { /* constant after the start */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
 	size_t text_size;
-	int verbose, check;
+	int verbose, check, tls; /* tls: there is a wss:// listener */
 };
 
 struct counters {
