@@ -9,6 +9,7 @@ In the byte-by-byte runs the frames go in single bytes (the request, where it is
 1600 bytes the first and the last 400 do.
 """
 
+import socket
 import struct
 
 import pytest
@@ -722,6 +723,26 @@ echo("8.1-empty-text", frame(TEXT, b""), (TEXT, b""))
 def test_case(server, name, mode):
     c = server.connect(mode.startswith("wss"), bytewise=mode.endswith("bytes"))
     CASES[name](c)
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
+def test_nothing_behind_a_close_reaches_a_backend(wssd, tls):
+    """5.5.1: no more data frames after Close; here the connection lives on while the backend still talks."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5 * wsraw.SLOW)
+        s = wssd("/tcp=tcp:127.0.0.1:%d" % listener.getsockname()[1], tls=tls)
+        c = s.open("/tcp")
+        with listener.accept()[0] as backend:
+            backend.settimeout(5 * wsraw.SLOW)
+            c.send(frame(BINARY, b"before") + frame(CLOSE, close_payload(1000)) + frame(BINARY, b"behind") + frame(TEXT, b"\xff") + frame(PING, b"p"))
+            got = b""
+            while chunk := backend.recv(100):
+                got += chunk
+            assert got == b"before"
+            c.send(frame(BINARY, b"later"))
+            backend.sendall(b"the last word")
+        c.expect_binary(b"the last word")
+        c.expect_close(1000, answer=False)
 
 
 def test_the_table_is_complete():
