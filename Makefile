@@ -14,7 +14,7 @@ PREFIX  = /usr/local
 PORT    = 8443
 LISTEN  = 127.0.0.1
 PYTHON  = /usr/bin/python3
-JOBS    = 2
+JOBS    = 4
 
 -include config.mk
 
