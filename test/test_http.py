@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -697,6 +698,48 @@ def test_files_appear_change_and_vanish(wssd, tmp_path):
     assert c.request("GET", "/f.txt").status == 404
     f.symlink_to("/etc/passwd")
     assert c.request("GET", "/f.txt").status == 404
+
+
+EXCHANGE = """
+import os, sys, time
+root, secret = sys.argv[1:]
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    os.symlink(secret, root + "/link")
+    os.replace(root + "/link", root + "/f.txt")
+    with open(root + "/file", "w") as f:
+        f.write("harmless")
+    os.replace(root + "/file", root + "/f.txt")
+    os.rename(root + "/d", root + "/e")
+    os.symlink(os.path.dirname(secret), root + "/d")
+    os.unlink(root + "/d")
+    os.rename(root + "/e", root + "/d")
+"""
+
+
+def test_a_link_put_in_place_of_a_file_just_now(wssd, tmp_path):
+    """Between the look at a name and its opening there must be no gap through which a link can slip."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "d").mkdir(parents=True)
+    outside.mkdir()
+    (root / "d" / "secret.txt").write_text("harmless")
+    (root / "f.txt").write_text("harmless")
+    (outside / "secret.txt").write_bytes(SECRET)
+    c = wssd(root=root, tls=False).connect()
+    other = subprocess.Popen([sys.executable, "-c", EXCHANGE, str(root), str(outside / "secret.txt")])
+    seen = set()
+    try:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            c.send(b"".join(head("GET", p, ["Host: " + c.host]) for p in ("/f.txt", "/d/secret.txt")) * 50, drain=True)
+            for _ in range(100):
+                r = c.reply()
+                seen.add(r.status)
+                assert r.body == b"harmless" if r.status == 200 else r.status == 404, r.body
+        assert other.poll() is None and seen == {200, 404}, seen
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_file_that_shrinks_does_not_look_complete(wssd, tmp_path):
