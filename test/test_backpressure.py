@@ -233,6 +233,20 @@ def test_stopped_for_want_of_room(server, tls, path):
             c.expect_text("goes on")
 
 
+@pytest.mark.parametrize("buffer", [2048, 20000])
+def test_room_made_between_two_polls(server, tls, buffer):
+    """Wake-up 3 at its narrowest: a reader that takes a little again and again makes room also between the write that
+    found none and the one before the next poll; that one succeeds, no POLLOUT follows, and the plaintext that waits must
+    not be forgotten."""
+    size = 6 * MIB
+    for seed in range(6):
+        with peers.dial(server, "/echo", tls, rcvbuf=SMALL) as sock:
+            pump = Pump(sock)
+            pump.buf = bytearray(buffer)
+            pump.run(framed(peers.chunks(size, 50000, seed)), lambda p: p.frames.bytes >= size, 20 * SLOW)
+            assert pump.frames.bytes == size
+
+
 def test_stopped_for_want_of_room_stream(wssd, tls):
     """The same where the room is the backend's: it reads at last, and everything comes, with no further byte of the
     client's."""
