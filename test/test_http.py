@@ -49,6 +49,7 @@ def tree(tmp_path_factory):
     (root / "%2e%2e").mkdir()
     (root / "%2e%2e" / "in.txt").write_bytes(b"a strange name, but inside")
     (root / ("n" * 250 + ".txt")).write_bytes(b"long name")
+    (root / ("m" * 255)).write_bytes(b"longest name")
     (root / "sub" / "index.html").write_bytes(b"index of sub")
     (root / "sub" / "x.txt").write_bytes(b"x in sub")
     (root / "sub" / "deep" / "y.txt").write_bytes(b"y in deep")
@@ -132,6 +133,7 @@ BAD = {
     "only-method": (400, "GET\r\n" + H + "\r\n"),
     "lower-case-version": (400, "GET / http/1.1\r\n" + H + "\r\n"),
     "longer-version": (400, "GET / HTTP/1.1x\r\n" + H + "\r\n"),
+    "field-behind-version": (400, "GET / HTTP/1.1, Host: localhost\r\n\r\n"),
     "two-digit-version": (400, "GET / HTTP/1.10\r\n" + H + "\r\n"),
     "no-dot-in-version": (400, "GET / HTTP/11\r\n" + H + "\r\n"),
     "cut-version": (400, "GET / HTTP/1.\r\n" + H + "\r\n"),
@@ -586,14 +588,13 @@ def test_missing_slash(c, path):
 FILES = {
     "/empty.txt": b"", "/sub/x.txt": b"x in sub", "/sub/deep/y.txt": b"y in deep", "/noindex/z.txt": b"z",
     "/with%20space.txt": b"space", "/100%25.txt": b"percent", "/a+b.txt": b"plus", "/a%2bb.txt": b"plus", "/q%3fx.txt": b"question",
-    "/%C3%A4.txt": b"umlaut", "/" + "n" * 250 + ".txt": b"long name", "/%252e%252e/in.txt": b"a strange name, but inside",
+    "/%C3%A4.txt": b"umlaut", "/" + "n" * 250 + ".txt": b"long name", "/" + "m" * 255: b"longest name", "/%252e%252e/in.txt": b"a strange name, but inside",
     "/big.bin": BIG,
 }
 
 
-@pytest.mark.parametrize("path", [p if len(p) < 40 else "LONG" for p in FILES])
+@pytest.mark.parametrize("path", FILES, ids=[p if len(p) < 50 else "%s-%d" % (p[:8], len(p)) for p in FILES])
 def test_file(c, path):
-    path = "/" + "n" * 250 + ".txt" if path == "LONG" else path
     r = c.request("GET", path)
     assert r.status == 200 and r.get("Content-Length") == str(len(FILES[path]))
     assert hashlib.sha256(r.body).digest() == hashlib.sha256(FILES[path]).digest()
@@ -608,7 +609,7 @@ NOT = [
     "/..\\outside\\secret.txt", "/%ff", "//", "//page.html", "///etc/passwd", "//etc/passwd",
     "/sub//x.txt", "/sub//", "/etc/passwd", "/.hidden", "/%2ehidden", "/.git/config", "/.git/", "/.git", "/sub/.secret", "/sub/%2esecret",
     "/link.txt", "/out.txt", "/abs.txt", "/dirlink/x.txt", "/dirlink/", "/dirlink", "/outdir/secret.txt", "/outdir/", "/outdir",
-    "/self/page.html", "/dangling", "/linkindex/", "/linkindex/index.html", "/fifo", "/fifo/", "/sock", "/" + "a" * 256, "/" + "a" * 4000,
+    "/self/page.html", "/dangling", "/linkindex/", "/linkindex/index.html", "/fifo", "/fifo/", "/sock", "/" + "m" * 256, "/" + "m" * 254, "/" + "m" * 255 + "/", "/" + "a" * 256, "/" + "a" * 4000,
     "/" + "a/" * 2500, "/sub/" * 1000 + "x", "/" + "%61" * 2000, "/page.html%20", "/%20", "/page.html.", "/page.html~", "/*", "/CON",
 ]
 
