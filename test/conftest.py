@@ -9,6 +9,7 @@ logged a sanitizer's finding. At its end it must leave with status 0 within 5 s 
 """
 
 import collections
+import ctypes
 import os
 import re
 import shlex
@@ -85,6 +86,9 @@ def certs(tmp_path_factory):
 # ---------------------------------------------------------------------------------------------- the server
 
 
+LIBC = ctypes.CDLL(None)
+
+
 class Server:
     """A running wssd. ports, urls: one for each listener in order; port: the first; tls_port, plain_port: the first of
     that kind or None; pid; log: the lines so far."""
@@ -103,7 +107,7 @@ class Server:
         env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
         env.update(self.env or {})
         self.proc = subprocess.Popen(self.wrap + [WSSD] + self.args, stdin=subprocess.DEVNULL, env=env, cwd=self.cwd,
-                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=self.preexec)
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=self._child)
         self.pid = self.proc.pid
         self.thread = threading.Thread(target=self._collect, daemon=True)
         self.thread.start()
@@ -130,6 +134,11 @@ class Server:
         except BaseException:
             self.kill()
             raise
+
+    def _child(self):
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no server outlives a test run that was broken off
+        if self.preexec:
+            self.preexec()
 
     def _collect(self):
         for line in self.proc.stderr:
