@@ -260,12 +260,16 @@ def garbage(rnd):
     return bytes([rnd.choice((20, 21, 22, 23, 24, 0)), 3, rnd.randrange(5)]) + rnd.randbytes(2) + rnd.randbytes(200)
 
 
+MANY = [12, pytest.param(300, marks=[pytest.mark.deep, pytest.mark.timeout(900)])]
+
+
 @pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
-def test_random_bytes_at_each_phase(victim, tls):
-    rnd = random.Random(SEED + tls)
+@pytest.mark.parametrize("count", MANY)
+def test_random_bytes_at_each_phase(victim, tls, count):
+    rnd = random.Random(SEED + tls + count)
     with attack(victim):
         for phase in PHASES:
-            for _ in range(12):
+            for _ in range(count):
                 c = reach(victim, phase, tls)
                 for _ in range(rnd.randrange(1, 4)):
                     data = garbage(rnd)
@@ -326,8 +330,10 @@ def stuffing(server, c, block, limit=24 * MIB, quiet=0.3):
     return sent
 
 
-@pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
-@pytest.mark.parametrize("path", ["/echo", "/hub", "/stream", "/file", "pings", "requests"])
+@pytest.mark.parametrize("path, tls", [
+    pytest.param(path, tls, id=path + ("-wss" if tls else "-ws"),
+                 marks=[] if tls or path == "pings" else [pytest.mark.deep])
+    for path in ("/echo", "/hub", "/stream", "/file", "pings", "requests") for tls in (True, False)])
 def test_reader_that_never_reads(wssd, tmp_path, path, tls):
     """Stopped at once, dropped at the deadline, with no more than its windows held for it."""
     (tmp_path / "big.bin").write_bytes(bytes(32 * MIB))
@@ -371,10 +377,11 @@ def test_reader_that_never_reads(wssd, tmp_path, path, tls):
 # ---------------------------------------------------------------------------------------------- crowds
 
 
-def test_burst_of_connects(wssd):
-    """Two thousand at once, of which few can be held: all are answered by acceptance or a close, none is forgotten."""
-    count = min(2000, peers.many_files(4096) - 200)
-    s = wssd("--timeout", "3")
+@pytest.mark.parametrize("house", [64, pytest.param(1500, marks=pytest.mark.deep)])
+def test_burst_of_connects(wssd, house):
+    """Two thousand at once, of which not all can be held: each is accepted or closed, none is forgotten."""
+    count = min(2000, peers.many_files(8192) - 200)
+    s = wssd("--timeout", "2", "--max-clients", house)
     with attack(s, queued=4 * MIB):
         socks = []
         try:
@@ -659,12 +666,13 @@ def test_handshake_flood_of_garbage(wssd):
             c.close()
 
 
-def test_churn(wssd):
-    """A thousand short connections of all kinds leave nothing behind."""
+@pytest.mark.parametrize("count", [400, pytest.param(10000, marks=[pytest.mark.deep, pytest.mark.timeout(900)])])
+def test_churn(wssd, count):
+    """Many short connections of all kinds leave nothing behind."""
     rnd = random.Random(SEED)
     s = wssd("/hub=hub", "--timeout", "5")
     with attack(s):
-        for i in range(400):
+        for _ in range(count):
             with s.connect() as c:
                 kind = rnd.randrange(4)
                 if kind == 0:

@@ -35,8 +35,6 @@ def limit(size):
 @pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
 @pytest.mark.parametrize("one_message", [True, False], ids=["message", "messages"])
 def test_echo(wssd, size, tls, one_message):
-    if size > 32 * MIB and not (tls and one_message) and (tls or one_message):
-        pytest.skip("the long ones: wss as one message, ws as messages")
     s = wssd("--timeout", "20", tls=tls)
     blocks = Digested(size, 3)
     with peers.dial(s, "/echo") as sock, Watch(s) as watch:
@@ -65,8 +63,6 @@ def read_all(sock, result):
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_stream_up(wssd, size, kind, tmp_path):
     """From the client to the backend, up to the client's Close."""
-    if size > 32 * MIB and kind != "tcp":
-        pytest.skip("the long one through TCP")
     with Backend(path=tmp_path / "s" if kind == "unix" else None) as backend:
         s = wssd("/s=" + backend.route, "--timeout", "20")
         blocks, result = Digested(size, 4), []
@@ -91,8 +87,6 @@ def test_stream_up(wssd, size, kind, tmp_path):
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_stream_down(wssd, size, kind, tmp_path):
     """From the backend to the client, up to the backend's end."""
-    if size > 32 * MIB and kind != "tcp":
-        pytest.skip("the long one through TCP")
     with Backend(path=tmp_path / "s" if kind == "unix" else None) as backend:
         s = wssd("/s=" + backend.route, "--timeout", "20")
         blocks, errors = Digested(size, 5), []
