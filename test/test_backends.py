@@ -38,12 +38,12 @@ def stream_bytes(c, size):
     return bytes(got)
 
 
-def part(c, b):
+def part(c, b, pings=False):
     """The client closes, and the backend, which has nothing to add, too."""
     c.send_frame(CLOSE, b"\x03\xe8")
     assert peers.read_to_end(b) == (b"", "eof")
     b.close()
-    c.expect_close(1000, answer=False)
+    c.expect_close(1000, answer=False, data_allowed=pings)
 
 
 def up_to_close(c, answer=True):
@@ -262,51 +262,6 @@ def test_hub_max_message(wssd, tls):
             a.send(wsraw.frame(BINARY, b"", length=(1 << 63) - 1))
             a.expect_close(1009)
         b.quiet(0.05)
-
-
-def test_hub_last(wssd, tls):
-    s = wssd("/chat=hub,last=3", "/none=hub", tls=tls)
-    with s.open("/chat") as a, s.open("/none") as n:
-        a.send_text("one")
-        n.send_text("lost")
-        a.ping(b"")
-        a.expect_pong(b"")
-        with s.open("/chat") as b:
-            b.expect_text("one")
-            b.quiet(0.05)
-        for word in ("two", "three", "four", "five"):
-            a.send_text(word)
-        a.send_frame(BINARY, b"\x00six")
-        n.ping(b"")
-        n.expect_pong(b"")
-        a.ping(b"")
-        a.expect_pong(b"")
-        with s.open("/chat") as b, s.open("/none") as m:
-            assert drain(b, 3) == [(TEXT, b"four"), (TEXT, b"five"), (BINARY, b"\x00six")]
-            a.send_text("seven")
-            b.expect_text("seven")
-            m.quiet(0.1)
-    with s.open("/chat") as b:
-        assert drain(b, 3) == [(TEXT, b"five"), (BINARY, b"\x00six"), (TEXT, b"seven")]
-
-
-def test_hub_last_when_the_ring_holds_fewer(wssd):
-    """A newcomer gets at most what the ring still has: the newest messages, whole and in order."""
-    s = wssd("/chat=hub,last=100,ring=32768", "--max-message", "4096")
-    with s.open("/chat") as a:
-        for n in range(50):
-            a.send_binary(n.to_bytes(4, "big") + b"l" * 4000)
-        a.ping(b"")
-        a.expect_pong(b"")
-        with s.open("/chat") as b:
-            got = []
-            while True:
-                try:
-                    got.append(int.from_bytes(b.recv_message(timeout=0.3)[1][:4], "big"))
-                except wsraw.Silence:
-                    break
-            assert 4 <= len(got) <= 8, got
-            assert got == list(range(50 - len(got), 50))
 
 
 def test_hub_ring_turns_over_many_times(wssd, tls):
@@ -884,6 +839,24 @@ def test_backend_never_reads(wssd, tls, backend):
         part(c, b)
 
 
+def test_backend_pauses_longer_than_the_deadlines(wssd, tls):
+    """The pongs of a client wait behind what the backend does not take: that silence is not the client's, and nobody is
+    dropped for it."""
+    with Backend() as backend:
+        s = wssd("/s=" + backend.route, "--timeout", "1", "--ping", "1", tls=tls)
+        data = b"".join(peers.chunks(12 << 20))
+        with s.open("/s", sndbuf=65536) as c:
+            b = backend.accept()
+            w = peers.Writer(c, [wsraw.frame(BINARY, data[i:i + 65536]) for i in range(0, len(data), 65536)])
+            w.stalled()
+            time.sleep(4)
+            assert peers.read_exactly(b, len(data)) == data
+            w.finish()
+            b.sendall(b"got it")
+            assert stream_bytes(c, 6) == b"got it"
+            part(c, b, pings=True)
+
+
 def test_client_never_reads(wssd, tls, backend):
     """The backend is stopped; when the client reads within the deadline, all is there, and the end too."""
     s = wssd("/s=" + backend.route, "--timeout", "20", tls=tls)
@@ -908,7 +881,7 @@ def test_client_that_does_not_read_is_dropped_at_the_deadline(wssd, backend):
     s = wssd("/s=" + backend.route, "--timeout", "1")
     with s.open("/s", rcvbuf=16384):
         b = backend.accept()
-        peers.fill(b)
+        peers.fill(b, quiet=0.3 / SLOW)
         start = time.monotonic()
         s.wait_counters(6, clients=0, backends=0)
         assert time.monotonic() - start < 5 * SLOW

@@ -574,6 +574,11 @@ class Idle:
         c.ping(b"")
         c.expect_pong(b"")
 
+    def hub_lagging_then_garbage(self, path):
+        slow = self.client(path, rcvbuf=4096)
+        self.hub_lagging(path)
+        slow.send(b"\xff" * 1000)
+
     def hub_backlogged(self, path):
         self.client(path, rcvbuf=4096)
         c = self.client(path)
@@ -598,7 +603,7 @@ STREAM = ["backend_half_closed", "closed_then_garbage", "backend_reads_no_more",
           "backend_stuffed_half_closed", "backend_stuffed_reset", "both_stuffed", "both_stuffed_half_closed",
           "client_half_closed_stuffed", "client_closed_backend_silent", "client_closed_backend_reads_nothing",
           "client_closed_backend_stuffed", "backend_reset_client_stuffed"]
-HUB = ["hub_lagging", "hub_backlogged", "hub_backlogged_half_closed"]
+HUB = ["hub_lagging", "hub_lagging_then_garbage", "hub_backlogged", "hub_backlogged_half_closed"]
 GROUPS = {
     "early": [(name, None) for name in EARLY],
     "file": [(name, None) for name in FILE],
