@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 static const char *const methods[] = { "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS",
-	"TRACE", "PATCH" };
+	"TRACE", "PATCH", NULL };
 static const char *const statuses[] = { "101 Switching Protocols", "200 OK",
 	"301 Moved Permanently", "304 Not Modified", "400 Bad Request", "403 Forbidden",
 	"404 Not Found", "405 Method Not Allowed", "421 Misdirected Request",
@@ -34,11 +34,10 @@ static const char *const statuses[] = { "101 Switching Protocols", "200 OK",
 static const char *const names[] = { "Content-Length", "Host", "Origin", "Sec-WebSocket-Key",
 	"Sec-WebSocket-Version", "Transfer-Encoding", "Connection", "Upgrade",
 	"Sec-WebSocket-Protocol", "If-None-Match" }; /* in the order of their enums */
-static const char *const types[][2] = { { ".html", "text/html; charset=utf-8" },
-	{ ".js", "text/javascript; charset=utf-8" }, { ".mjs", "text/javascript; charset=utf-8" },
-	{ ".css", "text/css; charset=utf-8" }, { ".txt", "text/plain; charset=utf-8" },
-	{ ".json", "application/json" }, { ".svg", "image/svg+xml" }, { ".png", "image/png" },
-	{ ".jpg", "image/jpeg" }, { ".ico", "image/x-icon" }, { ".wasm", "application/wasm" },
+static const char *const types[][2] = { { ".html", "text/html" }, { ".js", "text/javascript" },
+	{ ".mjs", "text/javascript" }, { ".css", "text/css" }, { ".txt", "text/plain" },
+	{ ".json", "application/json" }, { ".wasm", "application/wasm" }, { ".png", "image/png" },
+	{ ".jpg", "image/jpeg" }, { ".svg", "image/svg+xml" }, { ".ico", "image/x-icon" },
 	{ ".woff2", "font/woff2" } };
 static const char token[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 			    "abcdefghijklmnopqrstuvwxyz"; /* RFC 9110 5.6.2 */
@@ -68,14 +67,13 @@ int
 http_scan(const unsigned char *b, size_t from, size_t to, uint8_t *scan)
 {
 	for (size_t i = from; i < to; i++) {
-		if (b[i] == "\r\n\r\n"[*scan]) {
-			if (++*scan == 4)
-				return (int)(i + 1);
-		} else if (*scan % 2 == 1 || (b[i] < ' ' && b[i] != '\t') || b[i] == 127) {
+		int next = b[i] == "\r\n\r\n"[*scan];
+
+		if (!next && (*scan % 2 == 1 || (b[i] < ' ' && b[i] != '\t') || b[i] == 127))
 			return -400; /* 9112 2.2: a CR or LF alone ends nothing */
-		} else {
-			*scan = 0;
-		}
+		*scan = next ? (uint8_t)(*scan + 1) : 0;
+		if (*scan == 4)
+			return (int)(i + 1);
 	}
 	return 0;
 }
@@ -102,17 +100,16 @@ take_host(const unsigned char *b, size_t from, size_t to, struct head *h)
 static int
 parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 {
-	size_t i = from, o;
+	size_t i = from;
 	char digits[3] = { 0 };
 
 	if (b[from] != '/' && h->method > 1) {
 		i = to; /* CONNECT host:port, OPTIONS *: 405 */
 	} else if (b[from] != '/') {
-		i = span(b, from, to, token);
-		if (!(same(b, from, i, "http") || same(b, from, i, "https")) || i + 3 > to ||
-			memcmp(b + i, "://", 3) != 0)
+		i = span(b, from, to, token) + 3;
+		if (i > to || !(same(b, from, i, "http://") || same(b, from, i, "https://")))
 			return 400;
-		for (from = i += 3; i < to && b[i] != '/' && b[i] != '?'; i++)
+		for (from = i; i < to && b[i] != '/' && b[i] != '?'; i++)
 			;
 		if (take_host(b, from, i, h) != 0)
 			return 400;
@@ -121,8 +118,8 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 			to = i + 1;
 		}
 	}
-	h->path = (uint16_t)i;
-	for (o = i; i < to && b[i] != '?'; i++) {
+	h->path = h->path_end = (uint16_t)i;
+	for (; i < to && b[i] != '?'; i++) {
 		int ch = b[i];
 
 		if (ch == '%') { /* decoded once */
@@ -135,10 +132,9 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 			h->escaped = 1;
 			i += 2;
 		}
-		b[o++] = (unsigned char)ch;
+		b[h->path_end++] = (unsigned char)ch;
 	}
-	b[o] = '\0'; /* in place of the space or query behind the path */
-	h->path_end = (uint16_t)o;
+	b[h->path_end] = '\0'; /* in place of the space or query behind the path */
 	return 0;
 }
 
@@ -147,11 +143,10 @@ static int
 parse_request_line(const unsigned char *b, size_t n, size_t *at, struct head *h)
 {
 	size_t from = *at, i = span(b, from, n, token), m = 0;
-	const size_t known = sizeof methods / sizeof methods[0];
 
 	if (i == from || i == n || b[i] != ' ')
 		return 400;
-	while (m < known &&
+	while (methods[m] != NULL &&
 		(strlen(methods[m]) != i - from || memcmp(methods[m], b + from, i - from) != 0))
 		m++;
 	for (from = ++i; i < n && b[i] > ' ' && b[i] < 127 && b[i] != '#'; i++)
@@ -164,7 +159,7 @@ parse_request_line(const unsigned char *b, size_t n, size_t *at, struct head *h)
 	h->path_end = (uint16_t)i;
 	h->minor = b[i + 8] == '1';
 	*at = i + 11;
-	if (m == known)
+	if (methods[m] == NULL)
 		return 501;
 	return b[i + 6] == '1' && b[i + 8] <= '1' ? 0 : 505;
 }
@@ -187,18 +182,12 @@ parse_field(const unsigned char *b, size_t n, size_t *at, struct head *h)
 	*at = i + 2;
 	while (f.known < UNKNOWN && !same(b, f.name, f.name_end, names[f.known]))
 		f.known++;
-	/* 6.1, 6.2: what announces a body */
-	if (f.known == TRANSFER_ENCODING ||
+	if (f.known == TRANSFER_ENCODING || (f.known < ONCE && h->last[f.known].value != 0) ||
 		(f.known == CONTENT_LENGTH && !same(b, f.value, f.value_end, "0")))
-		return 400;
-	if (f.known < ONCE) {
-		if (h->once[f.known].value != 0)
-			return 400;
-		h->once[f.known] = f;
-	}
+		return 400; /* 6.1, 6.2: what announces a body */
 	if (h->fields == FIELDS_MAX)
 		return 431;
-	h->field[h->fields++] = f;
+	h->last[f.known] = h->field[h->fields++] = f;
 	return 0;
 }
 
@@ -206,7 +195,7 @@ int
 http_parse(unsigned char *b, size_t n, struct head *h)
 {
 	size_t i = n >= 2 && b[0] == '\r' ? 2 : 0; /* 2.2: an empty line before the request */
-	const struct field *host = &h->once[HOST];
+	const struct field *host = &h->last[HOST];
 	int status;
 
 	memset(h, 0, sizeof *h);
@@ -269,30 +258,6 @@ reply(struct conn *c, int status, const char *why, const char *fields)
 	return MORE;
 }
 
-/* A reply is in the window: the file that belongs to it follows, then the next request or the end. */
-static enum step
-step_body(struct conn *c)
-{
-	size_t room;
-	unsigned char *p = tls_room(c, &room);
-	ssize_t n;
-
-	if (c->left == 0) {
-		ws_leave(c);
-		c->deadline = now + cf.timeout;
-		c->state = c->keep ? HEAD : DRAIN;
-		c->bye = !c->keep;
-		c->bodiless = 0;
-		return MORE;
-	}
-	n = read(c->bfd, p, room < c->left ? room : (size_t)c->left);
-	if (n <= 0)
-		return dead(c, n == 0 ? "file shrank" : strerror(errno));
-	tls_put(c, (size_t)n);
-	c->left -= (uint64_t)n;
-	return MORE;
-}
-
 /* Rules. */
 
 /* Whether b[from, to) is in the list, or anything is allowed. */
@@ -321,7 +286,7 @@ origin_allowed(
 	const struct conn *c, const struct route *r, const unsigned char *b, const struct head *h)
 {
 	const struct names *list = r->origins.n > 0 ? &r->origins : &cf.origins;
-	const struct field *f = &h->once[ORIGIN];
+	const struct field *f = &h->last[ORIGIN];
 	const char *port = c->lis->plain ? ":80" : ":443";
 	size_t end = same(b, h->port, h->host_end, port) ? h->port : h->host_end;
 	char own[HEAD_MAX];
@@ -341,7 +306,7 @@ origin_allowed(
 
 /* 4.2.2: the key and a constant, hashed; 20 bytes give 28 characters. */
 static void
-accept_key(const unsigned char *key, char out[29])
+accept_key(const unsigned char *key, char *out)
 {
 	br_sha1_context sha1;
 	unsigned char digest[21] = { 0 };
@@ -350,20 +315,18 @@ accept_key(const unsigned char *key, char out[29])
 	br_sha1_update(&sha1, key, 24);
 	br_sha1_update(&sha1, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36);
 	br_sha1_out(&sha1, digest);
-	for (size_t i = 0; i < 27; i++) { /* six bits, out of two bytes */
-		int two = digest[i * 6 / 8] << 8 | digest[i * 6 / 8 + 1];
-
-		out[i] = base64[two >> (10 - i * 6 % 8) & 63];
-	}
-	memcpy(out + 27, "=", 2);
+	for (size_t bit = 0; bit < 27 * 6; bit += 6)
+		*out++ =
+			base64[(digest[bit / 8] << 8 | digest[bit / 8 + 1]) >> (10 - bit % 8) & 63];
+	memcpy(out, "=", 2);
 }
 
 /* Grants the upgrade if the backend can be had: until then the reply's fields wait in IO_TEXT. */
 static enum step
 upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 {
-	const struct field *version = &h->once[WS_VERSION], *origin = &h->once[ORIGIN];
-	size_t key = h->once[WS_KEY].value, key_end = h->once[WS_KEY].value_end;
+	const struct field *version = &h->last[WS_VERSION], *origin = &h->last[ORIGIN];
+	size_t key = h->last[WS_KEY].value, key_end = h->last[WS_KEY].value_end;
 	char accept[29], protocol[REPLY_MAX / 2] = "", *why = (char *)c->io + IO_STASH;
 	int asked =
 		has_element(b, h, CONNECTION, "Upgrade") && has_element(b, h, UPGRADE, "websocket");
@@ -420,13 +383,14 @@ step_connect(struct conn *c)
 
 /* Files. */
 
-/* Opens the regular file that the path names: -1 if there is none, *st and errno tell more. */
+/* Opens the file that the path names, if it is regular, else returns -1; *st and errno tell more. */
 static int
 open_file(char *path, struct stat *st)
 {
 	const int flags = O_NOFOLLOW | O_CLOEXEC;
 	int dir = openat(cf.root_fd, ".", O_PATH | flags), fd = -1, next;
-	char *name = path + 1, *slash;
+	const char *name = path + 1;
+	char *slash;
 
 	while (dir >= 0 && *name != '.' && *name != '/' && (slash = strchr(name, '/')) != NULL) {
 		*slash = '\0';
@@ -439,15 +403,13 @@ open_file(char *path, struct stat *st)
 	if (dir < 0)
 		return -1;
 	errno = 0;
-	if (*name != '.' && *name != '/' &&
-		fstatat(dir, *name != '\0' ? name : "index.html", st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	if (*name == '\0')
+		name = "index.html";
+	if (*name != '.' && *name != '/' && fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) == 0 &&
 		S_ISREG(st->st_mode))
-		fd = openat(dir, *name != '\0' ? name : "index.html",
-			O_RDONLY | O_NONBLOCK | O_NOCTTY | flags);
-	if (fd >= 0 && (fstat(fd, st) != 0 || !S_ISREG(st->st_mode))) { /* exchanged meanwhile */
-		close(fd);
-		fd = -1;
-	}
+		fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | flags);
+	if (fd >= 0 && fstat(fd, st) != 0)
+		st->st_mode = 0;
 	close(dir);
 	return fd;
 }
@@ -458,23 +420,21 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 	char *path = (char *)b + h->path, tag[64], fields[REPLY_MAX / 2];
 	const char *end, *type = "application/octet-stream";
 	struct stat st = { 0 };
-	int fd;
 
 	if (h->method > 1)
 		return reply(c, 405, "method on a file", "Allow: GET, HEAD\r\n");
-	fd = open_file(path, &st);
-	if (fd < 0 && S_ISDIR(st.st_mode) && !h->escaped && strlen(path) < REPLY_MAX / 4) {
+	c->bfd = open_file(path, &st);
+	if (S_ISDIR(st.st_mode) && !h->escaped && strlen(path) < REPLY_MAX / 4) {
 		snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
 		return reply(c, 301, "directory", fields);
 	}
-	if (fd < 0)
+	if (c->bfd < 0 || !S_ISREG(st.st_mode)) /* it may have been exchanged meanwhile */
 		return reply(c, errno == EMFILE || errno == ENFILE ? 503 : 404, "no such file", "");
 	snprintf(tag, sizeof tag, "W/\"%llx-%lx-%llx\"", (unsigned long long)st.st_mtim.tv_sec,
 		(unsigned long)st.st_mtim.tv_nsec, (unsigned long long)st.st_size);
 	/* RFC 9110 13.1.2: compared as weak ones */
 	if (has_element(b, h, IF_NONE_MATCH, tag) || has_element(b, h, IF_NONE_MATCH, tag + 2) ||
 		has_element(b, h, IF_NONE_MATCH, "*")) {
-		close(fd);
 		snprintf(fields, sizeof fields, "ETag: %s\r\n", tag + 2);
 		return reply(c, 304, "not modified", fields);
 	}
@@ -483,49 +443,25 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 		if (strcasecmp(end, types[i][0]) == 0)
 			type = types[i][1];
 	snprintf(fields, sizeof fields,
-		"Content-Type: %s\r\nContent-Length: %llu\r\nETag: %s\r\n"
+		"Content-Type: %s%s\r\nContent-Length: %llu\r\nETag: %s\r\n"
 		"X-Content-Type-Options: nosniff\r\n",
-		type, (unsigned long long)st.st_size, tag + 2);
+		type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
+		(unsigned long long)st.st_size, tag + 2);
 	reply(c, 200, "served", fields);
-	c->bfd = fd;
 	c->left = c->bodiless ? 0 : (uint64_t)st.st_size;
 	return MORE;
 }
 
 /* Requests. */
 
-static enum step
-request(struct conn *c, unsigned char *b, size_t n)
-{
-	struct head h;
-	int status = http_parse(b, n, &h);
-	const char *path = (const char *)b + h.path;
-
-	count.requests++;
-	c->first = 0;
-	c->bodiless = h.method == 1;
-	if (status != 0)
-		return reply(c, status, "malformed request", "");
-	snprintf(c->path, sizeof c->path, "%s", path);
-	for (char *p = c->path; *p != '\0'; p++)
-		if (*p <= ' ' || *p > '~')
-			*p = '?'; /* it is a field of a log line */
-	log_line(DEBUG, "request %s", c->path);
-	c->keep = h.minor == 1 && !has_element(b, &h, CONNECTION, "close");
-	if (!host_allowed(c, b, &h))
-		return reply(c, 421, "not our name: see --host", "");
-	for (unsigned i = 0; i < cf.routes; i++)
-		if (strcmp(cf.route[i].path, path) == 0)
-			return upgrade(c, &cf.route[i], b, &h);
-	return file(c, b, &h);
-}
-
+/* Takes a piece of a head.  A head that is whole, or never will be, is answered. */
 static enum step
 step_head(struct conn *c)
 {
 	size_t n, had = c->text;
 	unsigned char *b = c->io + IO_TEXT, *p = tls_peek(c, &n);
-	int end;
+	struct head h = { 0 };
+	int end, status;
 
 	if (c->misplaced)
 		return reply(c, 400, "plain HTTP on a TLS port", "");
@@ -539,23 +475,53 @@ step_head(struct conn *c)
 	end = http_scan(b, had, had + n, &c->scan);
 	c->text = (uint32_t)(end > 0 ? (size_t)end : had + n);
 	tls_eat(c, c->text - had);
-	if (end > 0)
-		return request(c, b, c->text);
-	if (end < 0)
-		return reply(c, 400, "malformed request", "");
-	return c->text < HEAD_MAX ? MORE : reply(c, 431, "request head too large", "");
+	if (end == 0 && c->text < HEAD_MAX)
+		return MORE;
+	status = end > 0 ? http_parse(b, c->text, &h) : end < 0 ? 400 : 431;
+	count.requests++;
+	c->first = 0;
+	c->bodiless = h.method == 1;
+	if (status != 0)
+		return reply(c, status,
+			status == 431 ? "request head too large" : "malformed request", "");
+	snprintf(c->path, sizeof c->path, "%s", (const char *)b + h.path);
+	for (char *q = c->path; (q = strchr(q, ' ')) != NULL;)
+		*q = '?'; /* it is one field of a log line */
+	log_line(DEBUG, "request %s", c->path);
+	c->keep = h.minor == 1 && !has_element(b, &h, CONNECTION, "close");
+	if (!host_allowed(c, b, &h))
+		return reply(c, 421, "not our name: see --host", "");
+	for (unsigned i = 0; i < cf.routes; i++)
+		if (strcmp(cf.route[i].path, (const char *)b + h.path) == 0)
+			return upgrade(c, &cf.route[i], b, &h);
+	return file(c, b, &h);
 }
 
 enum step
 http_step(struct conn *c)
 {
 	size_t room;
+	unsigned char *p = tls_room(c, &room);
+	ssize_t n;
 
-	if (tls_room(c, &room) == NULL || room < REPLY_MAX) {
+	if (p == NULL || room < REPLY_MAX) {
 		c->full = 1;
 		return WAIT;
 	}
-	return c->state == HEAD      ? step_head(c)
-	       : c->state == CONNECT ? step_connect(c)
-				     : step_body(c);
+	if (c->state != BODY)
+		return c->state == HEAD ? step_head(c) : step_connect(c);
+	if (c->left == 0) { /* on to the next request, or to the end */
+		ws_leave(c);
+		c->deadline = now + cf.timeout;
+		c->state = c->keep ? HEAD : DRAIN;
+		c->bye = !c->keep;
+		c->bodiless = 0;
+		return MORE;
+	}
+	n = read(c->bfd, p, room < c->left ? room : (size_t)c->left);
+	if (n <= 0)
+		return dead(c, n == 0 ? "file shrank" : strerror(errno));
+	tls_put(c, (size_t)n);
+	c->left -= (uint64_t)n;
+	return MORE;
 }

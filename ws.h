@@ -295,7 +295,7 @@ struct head {                    /* offsets into the head: [from, to) */
 	unsigned fields;
 	struct field {
 		uint16_t name, name_end, value, value_end, known;
-	} field[FIELDS_MAX], once[ONCE]; /* all; those of which there is one, or 0 */
+	} field[FIELDS_MAX], last[UNKNOWN + 1]; /* all; the last of each name, or zeros */
 };
 
 /*
