@@ -6,8 +6,11 @@
  * What always holds:
  * - A head is complete before any of it is interpreted, at most HEAD_MAX bytes.  No body is ever
  *   read: a request that announces one is refused, so that nothing can be smuggled behind it.
+ * - What decides who may do what (Host, Origin, the key) stands in a head once, or it is refused.
  * - http_scan and http_parse are pure: bytes in, offsets out.
- * - Nothing is started before a whole REPLY_MAX fits in the send window.
+ * - Nothing is started before a whole REPLY_MAX fits in the send window.  Each answer, 101 and 200
+ *   too, is written by reply(); without a Date, since the clock of a gateway may be wrong or not
+ *   set yet, and then it must not be sent (RFC 9110 6.6.1).
  * - After 200, 301, 304 and 404 the connection stays; after any other status it ends.
  * - A path reaches the file system component by component, below an O_PATH descriptor of the root;
  *   no component is empty or begins with a dot, no link is followed, only regular files are opened.
@@ -45,7 +48,7 @@ static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /* Grammar.  setlocale is never called: what ctype.h says holds for ASCII. */
 
-/* b[from, to) is the string s, without case. */
+/* Whether b[from, to) is the string s, without case. */
 static int
 same(const unsigned char *b, size_t from, size_t to, const char *s)
 {
@@ -54,7 +57,7 @@ same(const unsigned char *b, size_t from, size_t to, const char *s)
 	return from == to && *s == '\0';
 }
 
-/* Where the bytes of the set end that stand from i on in b[i, n). */
+/* From i on, where the first byte of b[i, n) stands that is not in the set; n: there is none. */
 static size_t
 span(const unsigned char *b, size_t i, size_t n, const char *set)
 {
@@ -82,18 +85,15 @@ http_scan(const unsigned char *b, size_t from, size_t to, uint8_t *scan)
 static int
 take_host(const unsigned char *b, size_t from, size_t to, struct head *h)
 {
-	int literal = from < to && b[from] == '[';
-	size_t i = literal ? span(b, from + 1, to, "0123456789abcdefABCDEF:.")
-			   : span(b, from, to, token);
+	size_t literal = from < to && b[from] == '[', start = from + literal;
+	size_t i = span(b, start, to, literal ? "0123456789abcdefABCDEF:." : token);
 
-	if (literal && (i == from + 1 || i == to || b[i++] != ']'))
+	if (i == start || (literal && (i == to || b[i++] != ']')))
 		return 400;
 	h->host = (uint16_t)from;
 	h->port = (uint16_t)i;
 	h->host_end = (uint16_t)to;
-	if (i == from || (i < to && b[i++] != ':'))
-		return 400;
-	return span(b, i, to, "0123456789") == to ? 0 : 400;
+	return i == to || (b[i] == ':' && span(b, i + 1, to, "0123456789") == to) ? 0 : 400;
 }
 
 /* RFC 9112 3.2: origin-form and absolute-form; the rest belongs to methods that are refused. */
@@ -120,19 +120,17 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 	}
 	h->path = h->path_end = (uint16_t)i;
 	for (; i < to && b[i] != '?'; i++) {
-		int ch = b[i];
-
-		if (ch == '%') { /* decoded once */
+		if (b[i] == '%') { /* decoded once */
 			if (span(b, i + 1, to, "0123456789abcdefABCDEF") < i + 3)
 				return 400;
 			memcpy(digits, b + i + 1, 2);
-			ch = (int)strtol(digits, NULL, 16);
-			if (ch < ' ' || ch == 127 || ch == '/')
+			i += 2;
+			b[i] = (unsigned char)strtol(digits, NULL, 16);
+			if (b[i] < ' ' || b[i] == 127 || b[i] == '/')
 				return 400;
 			h->escaped = 1;
-			i += 2;
 		}
-		b[h->path_end++] = (unsigned char)ch;
+		b[h->path_end++] = b[i];
 	}
 	b[h->path_end] = '\0'; /* in place of the space or query behind the path */
 	return 0;
@@ -174,9 +172,8 @@ parse_field(const unsigned char *b, size_t n, size_t *at, struct head *h)
 	if (i == *at || i == n || b[i] != ':') /* a folded line begins with a space */
 		return 400;
 	f.name_end = (uint16_t)i;
-	i = span(b, i + 1, n, " \t");
-	f.value = f.value_end = (uint16_t)i;
-	for (; i < n && b[i] != '\r'; i++)
+	f.value = f.value_end = (uint16_t)span(b, i + 1, n, " \t");
+	for (i = f.value; i < n && b[i] != '\r'; i++)
 		if (!isblank(b[i]))
 			f.value_end = (uint16_t)(i + 1);
 	*at = i + 2;
@@ -195,7 +192,6 @@ int
 http_parse(unsigned char *b, size_t n, struct head *h)
 {
 	size_t i = n >= 2 && b[0] == '\r' ? 2 : 0; /* 2.2: an empty line before the request */
-	const struct field *host = &h->last[HOST];
 	int status;
 
 	memset(h, 0, sizeof *h);
@@ -203,13 +199,13 @@ http_parse(unsigned char *b, size_t n, struct head *h)
 	while (status == 0 && i < n && b[i] != '\r')
 		status = parse_field(b, n, &i, h);
 	if (status == 0) /* 3.2: in any case; 3.2.2: what absolute-form says takes its place */
-		status = take_host(b, host->value, host->value_end, h);
+		status = take_host(b, h->last[HOST].value, h->last[HOST].value_end, h);
 	return status == 0 ? parse_target(b, h->path, h->path_end, h) : status;
 }
 
-/* Whether an element of the lists in all fields of that name is `want` (RFC 9110 5.6.1). */
+/* Whether the fields of that name, all one list (RFC 9110 5.6.1), have `want` as an element. */
 static int
-has_element(const unsigned char *b, const struct head *h, int name, const char *want)
+says(const unsigned char *b, const struct head *h, int name, const char *want)
 {
 	for (const struct field *f = h->field; f < h->field + h->fields; f++) {
 		size_t from, to, i;
@@ -230,8 +226,9 @@ has_element(const unsigned char *b, const struct head *h, int name, const char *
 /* Replies. */
 
 /*
- * Puts a reply, with its own status as body unless that is not for text to follow; `fields` are
- * whole field lines, `why` goes to the log.  What c->left then says is sent from a file.
+ * Puts a reply into the window: `fields` are whole field lines, `why` goes to the log.  A refusal
+ * has its own status as its text.  What follows is the caller's to say: after 200 c->left bytes of
+ * c->bfd, after 101 frames; else nothing, and BODY goes on to the next request or to the end.
  */
 static enum step
 reply(struct conn *c, int status, const char *why, const char *fields)
@@ -242,9 +239,9 @@ reply(struct conn *c, int status, const char *why, const char *fields)
 
 	while (atoi(statuses[i]) != status)
 		i++;
-	c->keep &= bare || status == 301 || status == 404;
+	c->keep &= status == 200 || status == 301 || status == 304 || status == 404;
 	n = snprintf(p, room, "HTTP/1.1 %s\r\n%s%s", statuses[i], fields,
-		c->keep ? "" : "Connection: close\r\n");
+		c->keep || status == 101 ? "" : "Connection: close\r\n");
 	if (!bare)
 		n += snprintf(p + n, room - (size_t)n,
 			"Content-Type: text/plain\r\nContent-Length: %zu\r\n",
@@ -282,18 +279,16 @@ host_allowed(const struct conn *c, const unsigned char *b, const struct head *h)
 
 /* RFC 6454 7: compared as a whole; without a list it must be the host asked for, on our scheme. */
 static int
-origin_allowed(
-	const struct conn *c, const struct route *r, const unsigned char *b, const struct head *h)
+origin_allowed(const struct conn *c, const struct names *list, const unsigned char *b,
+	const struct head *h, const struct field *f)
 {
-	const struct names *list = r->origins.n > 0 ? &r->origins : &cf.origins;
-	const struct field *f = &h->last[ORIGIN];
 	const char *port = c->lis->plain ? ":80" : ":443";
 	size_t end = same(b, h->port, h->host_end, port) ? h->port : h->host_end;
 	char own[HEAD_MAX];
 	int n;
 
-	if (f->value == 0 || list->n > 0)
-		return f->value == 0 || listed(list, b, f->value, f->value_end);
+	if (list->n > 0)
+		return listed(list, b, f->value, f->value_end);
 	n = snprintf(own, sizeof own, "%s://%.*s%s", c->lis->plain ? "http" : "https",
 		(int)(end - h->host), (const char *)b + h->host, port);
 	if (end == h->port && same(b, f->value, f->value_end, own))
@@ -304,21 +299,19 @@ origin_allowed(
 
 /* The upgrade (RFC 6455 4.2). */
 
-/* 4.2.2: the key and a constant, hashed; 20 bytes give 28 characters. */
+/* 4.2.2: the key and a constant, hashed, in base64: 27 characters; a 28th, "=", is not put. */
 static void
 accept_key(const unsigned char *key, char *out)
 {
 	br_sha1_context sha1;
-	unsigned char digest[21] = { 0 };
+	unsigned char sum[21] = { 0 };
 
 	br_sha1_init(&sha1);
 	br_sha1_update(&sha1, key, 24);
 	br_sha1_update(&sha1, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36);
-	br_sha1_out(&sha1, digest);
+	br_sha1_out(&sha1, sum);
 	for (size_t bit = 0; bit < 27 * 6; bit += 6)
-		*out++ =
-			base64[(digest[bit / 8] << 8 | digest[bit / 8 + 1]) >> (10 - bit % 8) & 63];
-	memcpy(out, "=", 2);
+		*out++ = base64[(sum[bit / 8] << 8 | sum[bit / 8 + 1]) >> (10 - bit % 8) & 63];
 }
 
 /* Grants the upgrade if the backend can be had: until then the reply's fields wait in IO_TEXT. */
@@ -326,10 +319,10 @@ static enum step
 upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 {
 	const struct field *version = &h->last[WS_VERSION], *origin = &h->last[ORIGIN];
+	const struct names *list = r->origins.n > 0 ? &r->origins : &cf.origins;
 	size_t key = h->last[WS_KEY].value, key_end = h->last[WS_KEY].value_end;
-	char accept[29], protocol[REPLY_MAX / 2] = "", *why = (char *)c->io + IO_STASH;
-	int asked =
-		has_element(b, h, CONNECTION, "Upgrade") && has_element(b, h, UPGRADE, "websocket");
+	char accept[28] = "", protocol[REPLY_MAX / 2] = "", *why = (char *)c->io + IO_STASH;
+	int asked = says(b, h, CONNECTION, "Upgrade") && says(b, h, UPGRADE, "websocket");
 
 	if (h->method > 0)
 		return reply(c, 405, "method on a route", "Allow: GET\r\n");
@@ -337,23 +330,24 @@ upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 		return reply(c, 400, "upgrade with HTTP/1.0", "");
 	if (!asked || !same(b, version->value, version->value_end, "13"))
 		return reply(c, 426, asked ? "wrong WebSocket version" : "no upgrade on a route",
-			"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n");
+			"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+			"Sec-WebSocket-Version: 13\r\n");
 	/* 4.1: 16 bytes in base64, 22 characters, of the last only two bits, and "==" */
 	if (key_end - key != 24 || span(b, key, key_end, base64) != key + 22 ||
 		!same(b, key + 22, key_end, "==") || strchr("AQgw", b[key + 21]) == NULL)
 		return reply(c, 400, "bad Sec-WebSocket-Key", "");
-	if (!origin_allowed(c, r, b, h)) {
+	if (origin->value != 0 && !origin_allowed(c, list, b, h, origin)) {
 		snprintf(why, 160, "foreign Origin: --origin %.*s would allow it",
 			origin->value_end - origin->value, (const char *)b + origin->value);
 		return reply(c, 403, why, "");
 	}
 	for (unsigned i = r->protocols.n; i-- > 0;)
-		if (has_element(b, h, WS_PROTOCOL, r->protocols.v[i]))
+		if (says(b, h, WS_PROTOCOL, r->protocols.v[i]))
 			snprintf(protocol, sizeof protocol, "Sec-WebSocket-Protocol: %s\r\n",
 				r->protocols.v[i]);
 	accept_key(b + key, accept);
 	snprintf((char *)b, REPLY_MAX, /* shorter than the request, which had all of this */
-		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n%s",
+		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s=\r\n%s",
 		accept, protocol);
 	c->route = r;
 	c->deadline = now + cf.timeout;
@@ -373,7 +367,6 @@ step_connect(struct conn *c)
 		ws_leave(c);
 		return reply(c, 502, s == WAIT ? "backend did not answer" : c->why, "");
 	}
-	c->keep = 1;
 	reply(c, 101, NULL, (const char *)c->io + IO_TEXT);
 	c->state = OPEN;
 	count.upgrades++;
@@ -383,7 +376,10 @@ step_connect(struct conn *c)
 
 /* Files. */
 
-/* Opens the file that the path names, if it is regular, else returns -1; *st and errno tell more. */
+/*
+ * Opens the regular file that the path names, component by component, each with its slash cut off
+ * for a moment.  -1: there is none, *st tells what else the last one is, errno why not (0: a rule).
+ */
 static int
 open_file(char *path, struct stat *st)
 {
@@ -424,7 +420,8 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 	if (h->method > 1)
 		return reply(c, 405, "method on a file", "Allow: GET, HEAD\r\n");
 	c->bfd = open_file(path, &st);
-	if (S_ISDIR(st.st_mode) && !h->escaped && strlen(path) < REPLY_MAX / 4) {
+	if (S_ISDIR(st.st_mode) && b[h->path_end - 1] != '/' && !h->escaped &&
+		strlen(path) < REPLY_MAX / 4) {
 		snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
 		return reply(c, 301, "directory", fields);
 	}
@@ -432,13 +429,12 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 		return reply(c, errno == EMFILE || errno == ENFILE ? 503 : 404, "no such file", "");
 	snprintf(tag, sizeof tag, "W/\"%llx-%lx-%llx\"", (unsigned long long)st.st_mtim.tv_sec,
 		(unsigned long)st.st_mtim.tv_nsec, (unsigned long long)st.st_size);
+	snprintf(fields, sizeof fields, "ETag: %s\r\n", tag + 2);
 	/* RFC 9110 13.1.2: compared as weak ones */
-	if (has_element(b, h, IF_NONE_MATCH, tag) || has_element(b, h, IF_NONE_MATCH, tag + 2) ||
-		has_element(b, h, IF_NONE_MATCH, "*")) {
-		snprintf(fields, sizeof fields, "ETag: %s\r\n", tag + 2);
+	if (says(b, h, IF_NONE_MATCH, tag) || says(b, h, IF_NONE_MATCH, tag + 2) ||
+		says(b, h, IF_NONE_MATCH, "*"))
 		return reply(c, 304, "not modified", fields);
-	}
-	end = path[strlen(path) - 1] == '/' ? ".html" : strrchr(path, '.');
+	end = b[h->path_end - 1] == '/' ? ".html" : strrchr(path, '.');
 	for (size_t i = 0; end != NULL && i < sizeof types / sizeof types[0]; i++)
 		if (strcasecmp(end, types[i][0]) == 0)
 			type = types[i][1];
@@ -482,13 +478,12 @@ step_head(struct conn *c)
 	c->first = 0;
 	c->bodiless = h.method == 1;
 	if (status != 0)
-		return reply(c, status,
-			status == 431 ? "request head too large" : "malformed request", "");
+		return reply(c, status, status == 431 ? "head too large" : "malformed request", "");
 	snprintf(c->path, sizeof c->path, "%s", (const char *)b + h.path);
 	for (char *q = c->path; (q = strchr(q, ' ')) != NULL;)
 		*q = '?'; /* it is one field of a log line */
 	log_line(DEBUG, "request %s", c->path);
-	c->keep = h.minor == 1 && !has_element(b, &h, CONNECTION, "close");
+	c->keep = h.minor == 1 && !says(b, &h, CONNECTION, "close");
 	if (!host_allowed(c, b, &h))
 		return reply(c, 421, "not our name: see --host", "");
 	for (unsigned i = 0; i < cf.routes; i++)
@@ -515,7 +510,6 @@ http_step(struct conn *c)
 		c->deadline = now + cf.timeout;
 		c->state = c->keep ? HEAD : DRAIN;
 		c->bye = !c->keep;
-		c->bodiless = 0;
 		return MORE;
 	}
 	n = read(c->bfd, p, room < c->left ? room : (size_t)c->left);

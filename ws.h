@@ -282,20 +282,20 @@ enum step dead(struct conn *c, const char *why);
 
 /* http.c: requests (RFC 9110, 9112), the upgrade (RFC 6455 4.2), files. */
 
-/* Fields by their names: those that may stand in a head once, and others. */
+/* Fields that we know: those that may stand in a head once, and others. */
 enum { CONTENT_LENGTH, HOST, ORIGIN, WS_KEY, WS_VERSION, ONCE };
 enum { TRANSFER_ENCODING = ONCE, CONNECTION, UPGRADE, WS_PROTOCOL, IF_NONE_MATCH, UNKNOWN };
 
 struct head {                    /* offsets into the head: [from, to) */
-	uint8_t method, minor;   /* 0: GET, 1: HEAD, more: another; of HTTP/1.minor */
+	uint8_t method, minor;   /* 0: GET, 1: HEAD, more: others; of HTTP/1.minor */
 	uint8_t escaped;         /* the path had percent-encoded bytes */
 	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */
-	uint16_t port;           /* where its port begins, colon included; host_end: it has none */
+	uint16_t port;           /* where its port begins, with the colon; host_end: it has none */
 	uint16_t path, path_end; /* percent-decoded in place and terminated; without the query */
 	unsigned fields;
 	struct field {
 		uint16_t name, name_end, value, value_end, known;
-	} field[FIELDS_MAX], last[UNKNOWN + 1]; /* all; the last of each name, or zeros */
+	} field[FIELDS_MAX], last[UNKNOWN + 1]; /* all; the last that is known as this, or zeros */
 };
 
 /*
