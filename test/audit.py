@@ -31,7 +31,7 @@ TRANSFER = "read write recv send readv writev recvfrom sendto recvmsg sendmsg pr
 # descriptor as it stands there.
 TRANSFERS = {
     "main.c": {("log_line", "STDERR_FILENO"), ("read_config", "fd"), ("take_signals", "signal_fd")},
-    "http.c": {("step_body", "c->bfd")},
+    "http.c": {("http_step", "c->bfd")},
     "ws.c": {("stream_input", "c->bfd"), ("stream_output", "c->bfd")},
 }
 HASHES = r"br_sha(1|256)_\w+"  # of BearSSL, what http.c may use
