@@ -316,8 +316,8 @@ read_config(const char *file)
 static void
 check_config(void)
 {
-	/* a message in fragments, each with HEADER and ENTRY of ws.c */
-	size_t least = (size_t)cf.max_message / HUB_FRAME * (HUB_FRAME + 16) + HUB_FRAME + 16;
+	/* a message in entries, and what the last of them may need at the end: see ws.c */
+	size_t least = ((size_t)cf.max_message / HUB_FRAME + 2) * (HUB_FRAME + 16);
 	const char *wrong = NULL;
 
 	cf.timeout *= 1000;
