@@ -91,6 +91,12 @@ struct names {
 	unsigned n;
 };
 
+struct frame { /* a client's frame header (RFC 6455 5.2) */
+	uint64_t length;
+	uint32_t mask; /* in memory order */
+	uint8_t fin, opcode;
+};
+
 struct conn;
 struct route;
 
@@ -107,16 +113,12 @@ struct backend { /* a function that is NULL has nothing to do */
 	 * c->full or c->bfull when it took less than all.
 	 */
 	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n, int last);
-	/* Called when the send window may have room: moves what there is for the client. */
-	enum step (*output)(struct conn *c);
-	/* The client's Close frame was read: no more input will come. */
-	void (*finish)(struct conn *c);
-	/* Leaves the backend; clean: both sides know that the other had everything. */
-	void (*close)(struct conn *c, int clean);
+	/* Called when the send window may have room: fills it with what there is for the client. */
+	void (*output)(struct conn *c);
 };
 
 struct hub {                 /* one ring for each hub route, see ws.c */
-	unsigned char *ring; /* size bytes, a power of two */
+	unsigned char *ring; /* size bytes */
 	size_t size;
 	uint64_t head, tail; /* where the next entry goes; the oldest entry */
 	struct conn *subs;   /* subscribers, a list through c->next */
@@ -157,26 +159,27 @@ struct conn {
 	uint8_t bye;              /* DRAIN: nothing more to say or to hear, tls_bye does the rest */
 	uint8_t first, keep;      /* HTTP: no head was complete yet; stays open after this reply */
 	uint8_t scan, bodiless;   /* HTTP: state of http_scan; the answer to HEAD */
-	uint8_t opcode, fin, in_frame; /* the frame being read; whether its header was */
+	uint8_t in_frame;         /* a data frame is being read: its header was */
 	uint8_t message, sending; /* opcode of the message being read, or 0; echo: it has begun */
 	uint8_t utf8, stashed;    /* state of ws_utf8; bytes in IO_STASH */
 	uint8_t got_close, sent_close, pinged; /* control frames; a ping of ours is unanswered */
 	uint8_t deaf;             /* the client broke the protocol: nothing more is read */
 	uint16_t closing;         /* close code to send; 0: none */
 	uint16_t status;          /* HTTP status or close code, for the log */
-	uint32_t mask, clear;     /* masking key for the next byte; bytes unmasked in the window */
+	uint32_t clear;           /* bytes unmasked in the window */
+	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
 	uint32_t id, spot;        /* serial number; place in the list of awake slots */
 	int fd, bfd;              /* client; backend or file; -1: none */
-	uint64_t left, cursor;    /* of the frame or file, in bytes; hub: the next entry */
+	uint64_t left, cursor;    /* of the file, in bytes; hub: the next entry */
 	unsigned long long in, out; /* plaintext bytes */
 	int64_t start, deadline;    /* milliseconds of the monotonic clock, as all below */
 	int64_t heard, stepped;     /* last byte from the client; last step */
 	int64_t stalled;            /* since when output waits for the client; 0: it does not */
 	union address addr;         /* the client's */
 	const struct listener *lis;
-	struct route *route;      /* of the upgrade; NULL before */
-	struct conn *next, *prev; /* other subscribers; next also threads the free list */
+	struct route *route; /* of the upgrade; NULL before */
+	struct conn *next;   /* subscriber of the same hub; also threads the free list */
 	struct tls *tls;
 	unsigned char *io; /* this slot's part of the arena */
 	const char *why;   /* reason of the end: a constant, or in the slot's own arena */
@@ -315,12 +318,6 @@ int http_parse(unsigned char *b, size_t n, struct head *h);
 enum step http_step(struct conn *c);
 
 /* ws.c: frames, messages, closing (RFC 6455 5 to 8); backends. */
-
-struct frame {
-	uint8_t fin, opcode;
-	uint64_t length;
-	uint32_t mask; /* in memory order */
-};
 
 /*
  * Decodes a client's frame header b[0, n).  Returns its length, 0 when it is incomplete, or the
