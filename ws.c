@@ -5,10 +5,10 @@
  *
  * What always holds:
  * - ws_frame, ws_header, ws_utf8 and ws_unmask are pure.
- * - A payload byte is unmasked in the receive window, once: c->clear bytes at the window's start are
- *   done.  They are eaten when the backend took them, and stay in the window until then.
- * - What goes out is always a whole frame (a fragment where the message goes on), so that a Close or
- *   a Pong may follow at any time.
+ * - A payload byte is unmasked in the receive window, once: c->clear bytes at the window's start
+ *   are done.  They are eaten when the backend took them, and stay in the window until then.
+ * - What goes out is always a whole frame (a fragment where the message goes on), so that a Close
+ *   or a Pong may follow at any time.
  * - A control frame is read only when its answer fits in the send window.
  * - Text is checked as it arrives: a wrong byte fails the connection even inside a frame.
  * - After our Close only the client's Close matters, and what a backend still takes.  A client that
@@ -70,8 +70,9 @@ ws_header(unsigned char *b, int fin, int opcode, uint16_t length)
 
 /*
  * The state is the first byte of a character while its second one is awaited; then the number of
- * bytes still to come, of which nothing more is asked than that they continue it.  The limits of the
- * second byte exclude overlong forms (e0, f0), surrogates (ed), and what lies above U+10FFFF (f4).
+ * bytes still to come, of which nothing more is asked than that they continue it.  The limits of
+ * the second byte exclude overlong forms (e0, f0), surrogates (ed), and what lies above U+10FFFF
+ * (f4).
  */
 int
 ws_utf8(uint8_t *state, const unsigned char *p, size_t n)
@@ -370,11 +371,11 @@ echo_input(struct conn *c, const unsigned char *p, size_t n, int last)
 /*
  * hub: one ring for each route.  An entry describes a frame and has its payload behind it, at most
  * HUB_FRAME bytes together; a longer message is several fragments, put in at once.  Positions count
- * up for ever; the last HUB_FRAME bytes of the ring belong to no position: an entry that begins just
- * before them runs over into them, so that none is in two pieces.  A subscriber is a cursor: its
- * copy is made when its window has room, so that a backlog costs nothing for each subscriber and
- * nobody waits for anybody; a cursor that the tail has overtaken ends with 1013, between two frames,
- * since only whole frames are ever copied.
+ * up for ever; the last HUB_FRAME bytes of the ring belong to no position: an entry that begins
+ * just before them runs over into them, so that none is in two pieces.  A subscriber is a cursor:
+ * its copy is made when its window has room, so that a backlog costs nothing for each subscriber
+ * and nobody waits for anybody; a cursor that the tail has overtaken ends with 1013, between two
+ * frames, since only whole frames are ever copied.
  */
 
 struct entry {
@@ -480,7 +481,7 @@ unix_address(struct route *r, char *text)
 	return n > 0 && n < (int)sizeof un->sun_path ? NULL : "needs a path of at most 107 bytes";
 }
 
-/* connect(2) again tells how the first one went; a Unix socket's full backlog is tried each second. */
+/* connect(2) again tells how the first went; a Unix socket's full backlog is tried each second. */
 static enum step
 stream_open(struct conn *c)
 {
