@@ -108,9 +108,9 @@ struct backend { /* a function that is NULL has nothing to do */
 	/* Called until it does not return WAIT: MORE when connected, DEAD with c->why. */
 	enum step (*open)(struct conn *c);
 	/*
-	 * Takes payload of the current message, n bytes at p, `last` when the message ends with them;
-	 * returns how many bytes it could pass on, or -1 when not even an empty end of message.  Sets
-	 * c->full or c->bfull when it took less than all.
+	 * Takes payload of the current message, n bytes at p, `last` when the message ends with
+	 * them; returns how many bytes it could pass on, or -1 when not even an empty end of
+	 * message.  Sets c->full or c->bfull when it took less than all.
 	 */
 	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n, int last);
 	/* Called when the send window may have room: fills it with what there is for the client. */
@@ -340,7 +340,7 @@ const struct backend *ws_backend(const char *name, size_t n);
 /* Drives OPEN, and DRAIN until c->bye. */
 enum step ws_step(struct conn *c);
 
-/* Starts the closing handshake (RFC 6455 7.1.2) with this code and a reason of at most 123 bytes. */
+/* Starts the closing handshake (RFC 6455 7.1.2) with this code and a reason, at most 123 bytes. */
 void ws_close(struct conn *c, int code, const char *why);
 
 /* Sends a ping if there is room. */
