@@ -17,7 +17,7 @@
  * - While the handshake runs nothing is fed before what the engine has to say went out: a client may
  *   send data right behind its Finished (RFC 7918), which the engine takes only after its own.
  * - Chain, key and CAs live in one of two banks; a reload fills the spare one and then changes over,
- *   so that a failed reload changes nothing.
+ *   so that a failed reload changes nothing; the one that is not in use is wiped.
  * - The highest byte used of any buffer is known; a wipe covers that much of each.
  *
  * TLS 1.2 with ECDHE and AEAD suites only; no renegotiation.  Where the CPU has AES instructions
@@ -35,41 +35,37 @@
 #include <unistd.h>
 
 enum {
-	CHAIN_MAX = 8,
-	ANCHORS_MAX = 64,
-	BANK_ROOM = 65536,  /* certificates, names and keys of a bank in DER */
+	CERTS_MAX = 72,     /* of the chain and of all client CAs together */
+	BANK_ROOM = 131072, /* a bank's certificates in DER, with their names and keys once more */
+	PEM_MAX = 262144,   /* bytes of a file */
 	CACHE_ROOM = 65536, /* of a listener's sessions, 100 bytes each */
-	SEED = 32,
-	SIGNATURE = 512 /* RSA with 4096 bits, BearSSL's limit */
+	SIGNATURE = 512     /* RSA with 4096 bits, BearSSL's limit */
 };
-
-enum kind { CHAIN, KEY, CA }; /* what a PEM file is read for */
 
 struct tls {
 	br_ssl_server_context sc;
-	uint32_t from, to;         /* IO_STAGE: bytes not yet fed or eaten */
-	uint32_t out_from, out_to; /* plain: IO_OUT, bytes not yet written */
-	uint32_t high;             /* highest byte used of any buffer */
-	uint8_t plain, fed, ready, closed, shut;
+	uint32_t from, to; /* IO_STAGE: bytes not yet fed or eaten */
+	uint32_t out,
+		left;  /* plain, IO_OUT: bytes put there; of a flushed "record", to be written */
+	uint32_t high; /* highest byte used of any buffer */
+	uint8_t plain, ready, shut;
 };
 
 static struct bank {
 	br_skey_decoder_context key;
-	br_x509_certificate chain[CHAIN_MAX];
-	br_x509_trust_anchor anchor[ANCHORS_MAX];
-	size_t chain_len, anchors, used;
-	size_t ca[LISTENERS_MAX + 1]; /* listener i has the anchors from ca[i] to ca[i + 1] */
+	br_x509_certificate cert[CERTS_MAX];    /* each in DER, */
+	br_x509_trust_anchor anchor[CERTS_MAX]; /* and its name and key */
+	size_t certs, used;
+	size_t ca[LISTENERS_MAX + 1]; /* the chain ends at ca[0]; listener i: ca[i] to ca[i + 1] */
 	unsigned char room[BANK_ROOM];
-} banks[2], *bank = &banks[0];
+} banks[2], *bank = &banks[0], *spare = &banks[1];
 
-static struct template
-{
+static struct model { /* the template of a listener's engines */
 	br_ssl_server_context sc;
 	br_ssl_session_cache_lru cache;
 	br_ec_impl curves; /* all that BearSSL has, but only those offered for ECDHE */
 	unsigned char sessions[CACHE_ROOM];
-}
-templates[LISTENERS_MAX];
+} models[LISTENERS_MAX];
 
 static const uint16_t suites[] = { /* six of them, from the first or from the third on */
 	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -86,22 +82,18 @@ static const char *const suite_names[] = { "ECDHE-ECDSA-CHACHA20-POLY1305",
 static const struct {
 	int code;
 	const char *text;
-} errors[] = { { BR_ERR_BAD_VERSION, "wrong record version" }, { BR_ERR_BAD_MAC, "bad record MAC" },
+} errors[] = { /* 256 + n: alert n received; 512 + n: sent (RFC 5246 7.2) */
+	{ BR_ERR_BAD_VERSION, "wrong record version" }, { BR_ERR_BAD_MAC, "bad record MAC" },
 	{ BR_ERR_UNSUPPORTED_VERSION, "not TLS" }, { BR_ERR_UNEXPECTED, "unexpected message" },
 	{ BR_ERR_BAD_LENGTH, "wrong record length" }, { BR_ERR_BAD_PARAM, "malformed handshake" },
 	{ BR_ERR_BAD_SIGNATURE, "wrong signature" }, { BR_ERR_BAD_FINISHED, "wrong Finished" },
-	{ BR_ERR_NO_CLIENT_AUTH, "no client certificate" },
-	{ BR_ERR_X509_EXPIRED, "client certificate expired or not yet valid" },
-	{ BR_ERR_X509_NOT_TRUSTED, "client certificate of no known CA" },
-	{ BR_ERR_X509_BAD_SIGNATURE, "client certificate with a wrong signature" },
-	{ BR_ERR_X509_DN_MISMATCH, "client certificate chain broken" },
-	{ BR_ERR_X509_NOT_CA, "client certificate of one that is no CA" },
-	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "client certificate with a weak key" },
-	{ BR_ERR_SEND_FATAL_ALERT + 40, "no common cipher suite or curve" },
-	{ BR_ERR_SEND_FATAL_ALERT + 70, "no common version" },
-	{ BR_ERR_RECV_FATAL_ALERT + 42, "client does not like the certificate" },
-	{ BR_ERR_RECV_FATAL_ALERT + 46, "client does not know the certificate" },
-	{ BR_ERR_RECV_FATAL_ALERT + 48, "client does not know the certificate's CA" } };
+	{ BR_ERR_NO_CLIENT_AUTH, "no certificate" }, { BR_ERR_X509_EXPIRED, "out of date" },
+	{ BR_ERR_X509_NOT_TRUSTED, "of no known CA" }, { BR_ERR_X509_DN_MISMATCH, "broken chain" },
+	{ BR_ERR_X509_BAD_SIGNATURE, "bad signature" }, { BR_ERR_X509_NOT_CA, "issuer is no CA" },
+	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "weak key" }, { 256 + 42, "client: bad certificate" },
+	{ 256 + 46, "client: unknown certificate" }, { 256 + 48, "client: unknown CA" },
+	{ 512 + 40, "no common suite or curve" }, { 512 + 70, "no common version" }
+};
 
 size_t
 tls_size(void)
@@ -118,137 +110,56 @@ dead(struct conn *c, const char *why)
 
 /* Loading: files to banks. */
 
-static const char *
-fault(const char *file, unsigned line, const char *wrong)
-{
-	static char text[512];
-
-	snprintf(text, sizeof text, line > 0 ? "%s:%u: %s" : "%s: %.0u%s", file, line, wrong);
-	return text;
-}
-
 static void
-bank_append(void *ctx, const void *data, size_t len)
+append(void *ctx, const void *data, size_t len)
 {
 	struct bank *b = ctx;
 
 	if (len > BANK_ROOM - b->used)
-		len = BANK_ROOM - b->used;
+		len = BANK_ROOM - b->used; /* load() looks whether it is full */
 	memcpy(b->room + b->used, data, len);
 	b->used += len;
 }
 
-static unsigned char *
-bank_keep(struct bank *b, const unsigned char *p, size_t n)
+static void
+keep(struct bank *b, unsigned char **p, size_t n)
 {
 	unsigned char *at = b->room + b->used;
 
-	bank_append(b, p, n);
-	return at;
+	append(b, *p, n);
+	*p = at;
 }
 
-/* A certificate becomes a trust anchor: its name and key go behind it. */
+/* A certificate stands in b->room from `from` on; its name and key go behind it. */
 static const char *
-take_anchor(struct bank *b, const unsigned char *der, size_t len)
+take_certificate(struct bank *b, size_t from)
 {
+	br_x509_certificate *cert = &b->cert[b->certs];
+	br_x509_trust_anchor *ta = &b->anchor[b->certs];
+	size_t end = b->used;
 	br_x509_decoder_context xd;
-	br_x509_trust_anchor *ta = &b->anchor[b->anchors];
 	br_x509_pkey *pk;
 
-	if (b->anchors == ANCHORS_MAX)
-		return "has too many certificates";
-	ta->dn.data = b->room + b->used;
-	br_x509_decoder_init(&xd, bank_append, b);
-	br_x509_decoder_push(&xd, der, len);
+	if (b->certs++ == CERTS_MAX)
+		return "one too many";
+	cert->data = b->room + from;
+	cert->data_len = end - from;
+	br_x509_decoder_init(&xd, append, b);
+	br_x509_decoder_push(&xd, cert->data, cert->data_len);
 	pk = br_x509_decoder_get_pkey(&xd);
-	if (pk == NULL)
-		return "holds a certificate that cannot be read";
-	ta->dn.len = (size_t)(b->room + b->used - ta->dn.data);
+	if (pk == NULL) /* an intermediate certificate is the clients' affair */
+		return b->ca[0] == 0 && b->certs > 1 ? NULL : "cannot be read";
+	ta->dn.data = b->room + end;
+	ta->dn.len = b->used - end;
 	ta->flags = br_x509_decoder_isCA(&xd) ? BR_X509_TA_CA : 0;
 	ta->pkey = *pk;
 	if (pk->key_type == BR_KEYTYPE_EC) {
-		ta->pkey.key.ec.q = bank_keep(b, pk->key.ec.q, pk->key.ec.qlen);
+		keep(b, &ta->pkey.key.ec.q, pk->key.ec.qlen);
 	} else {
-		ta->pkey.key.rsa.n = bank_keep(b, pk->key.rsa.n, pk->key.rsa.nlen);
-		ta->pkey.key.rsa.e = bank_keep(b, pk->key.rsa.e, pk->key.rsa.elen);
+		keep(b, &ta->pkey.key.rsa.n, pk->key.rsa.nlen);
+		keep(b, &ta->pkey.key.rsa.e, pk->key.rsa.elen);
 	}
-	b->anchors++;
 	return NULL;
-}
-
-/* An object of a PEM file came to its end; it stands in b->room from `from` on. */
-static const char *
-take(struct bank *b, enum kind kind, const char *name, size_t from)
-{
-	unsigned char *der = b->room + from;
-	size_t len = b->used - from;
-	const char *wrong = NULL;
-
-	if (kind == KEY && strcmp(name, "ENCRYPTED PRIVATE KEY") == 0)
-		return "holds an encrypted key";
-	if (kind == KEY && strstr(name, "PRIVATE KEY") != NULL) {
-		if (br_skey_decoder_key_type(&b->key) != 0)
-			wrong = "holds more than one key";
-		br_skey_decoder_init(&b->key);
-		br_skey_decoder_push(&b->key, der, len);
-		if (wrong == NULL && br_skey_decoder_last_error(&b->key) != 0)
-			wrong = "holds a key that is encrypted, or not valid RSA or EC";
-		explicit_bzero(der, len);
-	}
-	if (kind == KEY || strstr(name, "CERTIFICATE") == NULL) {
-		b->used = from;
-	} else if (kind == CA) {
-		wrong = take_anchor(b, der, len);
-	} else if (b->chain_len == CHAIN_MAX) {
-		wrong = "has too many certificates";
-	} else {
-		b->chain[b->chain_len].data = der;
-		b->chain[b->chain_len++].data_len = len;
-	}
-	return b->used == BANK_ROOM ? "is too large" : wrong;
-}
-
-static const char *
-load(struct bank *b, const char *file, enum kind kind)
-{
-	br_pem_decoder_context pem;
-	char buf[1024] = "";
-	const char *wrong = NULL;
-	unsigned line = 1;
-	size_t from = 0;
-	ssize_t n = 1;
-	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-
-	if (fd < 0)
-		return fault(file, 0, strerror(errno));
-	br_pem_decoder_init(&pem);
-	while (n > 0 && wrong == NULL && (n = read(fd, buf, sizeof buf)) >= 0) {
-		if (n == 0)
-			buf[0] = '\n'; /* the last line may lack its end */
-		for (ssize_t i = 0; i < n + (n == 0) && wrong == NULL; i++) {
-			if (buf[i] == '\r')
-				continue;
-			br_pem_decoder_push(&pem, buf + i, 1);
-			switch (br_pem_decoder_event(&pem)) {
-			case BR_PEM_BEGIN_OBJ:
-				from = b->used;
-				br_pem_decoder_setdest(&pem, bank_append, b);
-				break;
-			case BR_PEM_END_OBJ:
-				wrong = take(b, kind, br_pem_decoder_name(&pem), from);
-				break;
-			case BR_PEM_ERROR:
-				wrong = "is not valid PEM";
-			}
-			line += buf[i] == '\n' && wrong == NULL;
-		}
-	}
-	if (n < 0)
-		wrong = strerror(errno);
-	close(fd);
-	explicit_bzero(buf, sizeof buf);
-	explicit_bzero(&pem, sizeof pem);
-	return wrong == NULL ? NULL : fault(file, line, wrong);
 }
 
 /* BearSSL does not compare key and certificate: what the one signs, the other must verify. */
@@ -258,21 +169,17 @@ key_matches(const struct bank *b)
 	static const unsigned char hash[br_sha256_SIZE] = "any 32 bytes serve the purpose.";
 	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
 	const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&b->key);
+	const br_x509_pkey *pk = &b->anchor[0].pkey;
 	unsigned char signature[SIGNATURE], out[br_sha256_SIZE];
-	br_x509_decoder_context xd;
-	const br_x509_pkey *pk;
 	size_t n;
 
-	br_x509_decoder_init(&xd, NULL, NULL);
-	br_x509_decoder_push(&xd, b->chain[0].data, b->chain[0].data_len);
-	pk = br_x509_decoder_get_pkey(&xd);
-	if (pk == NULL || pk->key_type != br_skey_decoder_key_type(&b->key))
+	if (pk->key_type != br_skey_decoder_key_type(&b->key))
 		return 0;
 	if (ec != NULL) {
 		n = br_ecdsa_sign_asn1_get_default()(
 			br_ec_get_default(), &br_sha256_vtable, hash, ec, signature);
-		return n > 0 && br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), hash,
-					sizeof hash, &pk->key.ec, signature, n) == 1;
+		return br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), hash, sizeof hash,
+			       &pk->key.ec, signature, n) == 1;
 	}
 	n = (rsa->n_bitlen + 7) / 8;
 	return n <= sizeof signature &&
@@ -283,104 +190,140 @@ key_matches(const struct bank *b)
 	       memcmp(hash, out, sizeof hash) == 0;
 }
 
-static void
-set_policy(br_ssl_server_context *sc, const struct bank *b)
+static const char *
+take_key(struct bank *b, size_t from)
 {
-	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
-
-	if (ec != NULL)
-		br_ssl_server_set_single_ec(sc, b->chain, b->chain_len, ec, BR_KEYTYPE_SIGN, 0,
-			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	else
-		br_ssl_server_set_single_rsa(sc, b->chain, b->chain_len,
-			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL,
-			br_rsa_pkcs1_sign_get_default());
+	if (br_skey_decoder_key_type(&b->key) != 0)
+		return "one too many";
+	br_skey_decoder_init(&b->key);
+	br_skey_decoder_push(&b->key, b->room + from, b->used - from);
+	explicit_bzero(b->room + from, b->used - from);
+	b->used = from;
+	if (br_skey_decoder_last_error(&b->key) != 0)
+		return "encrypted, or not valid RSA or EC";
+	return key_matches(b) ? NULL : "does not belong to the certificate";
 }
 
-static void
-set_hashes(br_multihash_context *mh)
+/* Hands each object of a PEM file whose name has `what` in it to take(). */
+static const char *
+load(struct bank *b, const char *file, const char *what, const char *(*take)(struct bank *, size_t))
 {
-	br_multihash_setimpl(mh, br_sha256_ID, &br_sha256_vtable);
-	br_multihash_setimpl(mh, br_sha384_ID, &br_sha384_vtable);
-	br_multihash_setimpl(mh, br_sha512_ID, &br_sha512_vtable);
+	static char text[PEM_MAX], sentence[512];
+	br_pem_decoder_context pem;
+	const char *wrong = NULL;
+	size_t n = 0, at = 0, from = 0;
+	unsigned line = 1, taken = 0, inside = 0;
+	ssize_t more = 1;
+	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	while (fd >= 0 && more > 0 && (more = read(fd, text + n, sizeof text - 1 - n)) > 0)
+		n += (size_t)more;
+	if (fd < 0 || more < 0)
+		wrong = strerror(errno);
+	else if (n == sizeof text - 1)
+		wrong = "file too large";
+	if (fd >= 0)
+		close(fd);
+	text[n++] = '\n'; /* the last line may lack its end */
+	br_pem_decoder_init(&pem);
+	while (wrong == NULL && at < n) {
+		at += br_pem_decoder_push(&pem, text + at, n - at);
+		switch (br_pem_decoder_event(&pem)) {
+		case BR_PEM_BEGIN_OBJ:
+			inside = strcasestr(br_pem_decoder_name(&pem), what) != NULL;
+			br_pem_decoder_setdest(&pem, inside ? append : NULL, b);
+			from = b->used;
+			break;
+		case BR_PEM_END_OBJ:
+			wrong = inside ? take(b, from) : NULL;
+			taken += inside;
+			inside = 0;
+			if (b->used == BANK_ROOM)
+				wrong = "too large";
+			break;
+		case BR_PEM_ERROR:
+			wrong = "not valid PEM";
+		}
+	}
+	for (size_t i = 0; i + 1 < at; i++)
+		line += text[i] == '\n';
+	if (wrong == NULL && (taken == 0 || inside))
+		wrong = inside ? "cut short" : "not there";
+	explicit_bzero(text, n);
+	explicit_bzero(&pem, sizeof pem);
+	if (wrong == NULL)
+		return NULL;
+	snprintf(sentence, sizeof sentence, "%s:%u: %s: %s", file, line, what, wrong);
+	return sentence;
 }
 
 /*
  * Makes the template of listener i from bank b.  What it injects is no entropy: it only marks the
- * generator as seeded, and each copy injects its own or is refused.
+ * generator as seeded, and each copy injects its own or is refused.  Its buffers are only for the
+ * reset, too.
  */
 static void
 prepare(unsigned i, const struct bank *b)
 {
-	static unsigned char scratch[2][1024];
 	static const char *alpn[] = { "http/1.1" };
-	struct template *t = &templates[i];
-	br_ssl_engine_context *eng = &t->sc.eng;
+	struct model *m = &models[i];
+	br_ssl_engine_context *eng = &m->sc.eng;
+	size_t cas = b->ca[i + 1] - b->ca[i];
 	int aes = br_aes_x86ni_ctr_get_vtable() != NULL || br_aes_pwr8_ctr_get_vtable() != NULL;
 
-	br_ssl_server_zero(&t->sc);
+	br_ssl_server_zero(&m->sc);
 	br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
 	br_ssl_engine_set_suites(eng, suites + (aes ? 2 : 0), 6);
 	br_ssl_engine_add_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES | BR_OPT_NO_RENEGOTIATION);
 	br_ssl_engine_set_protocol_names(eng, alpn, 1);
-	set_hashes(&eng->mhash);
+	br_ssl_engine_set_hash(eng, br_sha256_ID, &br_sha256_vtable);
+	br_ssl_engine_set_hash(eng, br_sha384_ID, &br_sha384_vtable);
+	br_ssl_engine_set_hash(eng, br_sha512_ID, &br_sha512_vtable);
 	br_ssl_engine_set_prf_sha256(eng, &br_tls12_sha256_prf);
 	br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
 	br_ssl_engine_set_default_aes_gcm(eng);
 	br_ssl_engine_set_default_chapol(eng);
-	t->curves = *br_ec_get_default();
-	t->curves.supported_curves &= 1U << BR_EC_curve25519 | 1U << BR_EC_secp256r1;
-	if (b->ca[i] < b->ca[i + 1]) {
+	m->curves = *br_ec_get_default();
+	m->curves.supported_curves &= 1U << BR_EC_curve25519 | 1U << BR_EC_secp256r1 |
+				      (cas > 0 ? 1U << BR_EC_secp384r1 : 0);
+	br_ssl_engine_set_ec(eng, &m->curves);
+	br_ssl_engine_set_buffer(eng, m->sessions, sizeof m->sessions, 1);
+	br_ssl_engine_inject_entropy(eng, "wssd", 4);
+	br_ssl_server_reset(&m->sc);
+	if (cas > 0) {
 		/* this engine also verifies the client's signature; a resumed session would have none */
-		t->curves.supported_curves |= 1U << BR_EC_secp384r1;
 		br_ssl_engine_set_rsavrfy(eng, br_rsa_pkcs1_vrfy_get_default());
 		br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
-		br_ssl_server_set_trust_anchor_names_alt(
-			&t->sc, b->anchor + b->ca[i], b->ca[i + 1] - b->ca[i]);
+		br_ssl_server_set_trust_anchor_names_alt(&m->sc, b->anchor + b->ca[i], cas);
 	} else {
-		br_ssl_session_cache_lru_init(&t->cache, t->sessions, sizeof t->sessions);
-		br_ssl_server_set_cache(&t->sc, &t->cache.vtable);
+		br_ssl_session_cache_lru_init(&m->cache, m->sessions, sizeof m->sessions);
+		br_ssl_server_set_cache(&m->sc, &m->cache.vtable);
 	}
-	br_ssl_engine_set_ec(eng, &t->curves);
-	set_policy(&t->sc, b);
-	br_ssl_engine_set_buffers_bidi(
-		eng, scratch[0], sizeof scratch[0], scratch[1], sizeof scratch[1]);
-	br_ssl_engine_inject_entropy(eng, "wssd", 4);
-	br_ssl_server_reset(&t->sc);
 }
 
 const char *
 tls_load(void)
 {
-	struct bank *b = &banks[bank == &banks[0]];
-	const char *wrong;
+	struct bank *b = spare;
+	const char *wrong = load(b, cf.cert, "certificate", take_certificate);
 
-	explicit_bzero(b, sizeof *b);
-	wrong = load(b, cf.cert, CHAIN);
-	if (wrong == NULL && b->chain_len == 0)
-		wrong = fault(cf.cert, 0, "holds no certificate");
+	b->ca[0] = b->certs;
 	if (wrong == NULL)
-		wrong = load(b, cf.key, KEY);
-	if (wrong == NULL && br_skey_decoder_key_type(&b->key) == 0)
-		wrong = fault(cf.key, 0, "holds no private key");
-	if (wrong == NULL && !key_matches(b))
-		wrong = fault(cf.key, 0, "the key does not belong to the certificate");
-	for (unsigned i = 0; i < cf.listeners && wrong == NULL; i++) {
-		const char *file = cf.listener[i].client_ca;
-
-		if (file != NULL && (wrong = load(b, file, CA)) == NULL && b->anchors == b->ca[i])
-			wrong = fault(file, 0, "holds no certificate");
-		b->ca[i + 1] = b->anchors;
+		wrong = load(b, cf.key, "private key", take_key);
+	for (unsigned i = 0; i < cf.listeners; i++) {
+		if (cf.listener[i].client_ca != NULL && wrong == NULL)
+			wrong = load(b, cf.listener[i].client_ca, "certificate", take_certificate);
+		b->ca[i + 1] = b->certs;
 	}
-	if (wrong != NULL) {
-		explicit_bzero(b, sizeof *b);
-		return wrong;
+	if (wrong == NULL) {
+		for (unsigned i = 0; i < cf.listeners; i++)
+			if (!cf.listener[i].plain)
+				prepare(i, b);
+		spare = bank;
+		bank = b;
 	}
-	for (unsigned i = 0; i < cf.listeners; i++)
-		if (!cf.listener[i].plain)
-			prepare(i, b);
-	bank = b;
-	return NULL;
+	explicit_bzero(spare, offsetof(struct bank, room) + spare->used);
+	return wrong;
 }
 
 int
@@ -388,27 +331,32 @@ tls_open(struct conn *c)
 {
 	struct tls *t = c->tls;
 	br_ssl_engine_context *eng = &t->sc.eng;
-	size_t i = (size_t)(c->lis - cf.listener);
+	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
+	const br_ec_private_key *ec = br_skey_decoder_get_ec(&bank->key);
 	br_x509_minimal_context *xc = (void *)(c->io + IO_X509);
-	unsigned char entropy[SEED];
+	unsigned char entropy[32];
 
 	_Static_assert(sizeof *xc <= X509_ROOM, "the X.509 context fits");
 	t->plain = (uint8_t)c->lis->plain;
 	if (t->plain)
 		return 1;
-	t->sc = templates[i].sc;
+	t->sc = models[i].sc;
 	br_ssl_engine_set_buffers_bidi(eng, c->io + IO_IN, TLS_IN, c->io + IO_OUT, TLS_OUT);
-	set_policy(&t->sc, bank);
-	if (bank->ca[i] < bank->ca[i + 1]) {
-		br_x509_minimal_init(xc, &br_sha256_vtable, bank->anchor + bank->ca[i],
-			bank->ca[i + 1] - bank->ca[i]);
-		br_x509_minimal_set_rsa(xc, br_rsa_pkcs1_vrfy_get_default());
-		br_x509_minimal_set_ecdsa(
-			xc, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
-		set_hashes(&xc->mhash);
+	if (ec != NULL)
+		br_ssl_server_set_single_ec(&t->sc, bank->cert, bank->ca[0], ec, BR_KEYTYPE_SIGN, 0,
+			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	else
+		br_ssl_server_set_single_rsa(&t->sc, bank->cert, bank->ca[0],
+			br_skey_decoder_get_rsa(&bank->key), BR_KEYTYPE_SIGN, NULL,
+			br_rsa_pkcs1_sign_get_default());
+	if (cas > 0) {
+		br_x509_minimal_init(xc, &br_sha256_vtable, bank->anchor + bank->ca[i], cas);
+		br_x509_minimal_set_rsa(xc, br_ssl_engine_get_rsavrfy(eng));
+		br_x509_minimal_set_ecdsa(xc, br_ec_get_default(), br_ssl_engine_get_ecdsa(eng));
+		xc->mhash = eng->mhash;
 		br_ssl_engine_set_x509(eng, &xc->vtable);
 	}
-	if (getrandom(entropy, sizeof entropy, 0) != SEED)
+	if (getrandom(entropy, sizeof entropy, 0) != (ssize_t)sizeof entropy)
 		return 0;
 	br_ssl_engine_inject_entropy(eng, entropy, sizeof entropy);
 	explicit_bzero(entropy, sizeof entropy);
@@ -442,31 +390,14 @@ read_stage(struct conn *c)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
+	if (t->high == 0 && !t->plain && stage[0] >= 'A' && stage[0] <= 'Z')
+		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	mark(c, IO_STAGE, stage + n);
 	t->from = 0;
 	t->to = (uint32_t)n;
 	c->heard = now;
 	c->pinged = 0;
-	if (!t->plain && !t->fed && stage[0] >= 'A' && stage[0] <= 'Z')
-		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	return MORE;
-}
-
-/* The engine's end: its error, or a close_notify from the client. */
-static enum step
-engine_end(struct conn *c)
-{
-	int code = br_ssl_engine_last_error(&c->tls->sc.eng);
-	char *why = (char *)c->io + IO_STASH;
-
-	if (code == BR_ERR_OK)
-		return dead(c, "client sent close_notify");
-	snprintf(why, 64, "TLS: BearSSL's error %d",
-		code); /* 256 + n: alert received; 512 + n: sent */
-	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
-		if (errors[i].code == code)
-			snprintf(why, 64, "TLS: %s", errors[i].text);
-	return dead(c, why);
 }
 
 /* What is ready to be written. */
@@ -477,40 +408,43 @@ pending(const struct conn *c, size_t *n)
 
 	if (!t->plain)
 		return br_ssl_engine_sendrec_buf(&t->sc.eng, n);
-	*n = t->out_to - t->out_from;
-	return *n > 0 ? c->io + IO_OUT + t->out_from : NULL;
+	*n = t->left;
+	return *n > 0 ? c->io + IO_OUT + t->out - t->left : NULL;
+}
+
+short
+tls_events(const struct conn *c)
+{
+	const struct tls *t = c->tls;
+	size_t n;
+	int in = t->plain ? t->from == t->to : br_ssl_engine_recvrec_buf(&t->sc.eng, &n) != NULL;
+
+	return (short)((in || t->shut ? POLLIN : 0) | (pending(c, &n) != NULL ? POLLOUT : 0));
 }
 
 enum step
 tls_in(struct conn *c)
 {
 	struct tls *t = c->tls;
-	br_ssl_engine_context *eng = &t->sc.eng;
-	enum step moved = WAIT, s;
+	enum step moved = WAIT;
 	unsigned char *p;
 	size_t n;
 
-	if (t->plain)
-		return t->from < t->to ? WAIT : read_stage(c);
-	while ((t->ready || pending(c, &n) == NULL) &&
-		(p = br_ssl_engine_recvrec_buf(eng, &n)) != NULL) {
-		if (t->from == t->to) {
-			s = read_stage(c);
-			if (s == DEAD || t->plain)
-				return s;
-			if (s == WAIT)
-				break;
-		}
+	if (t->from == t->to && (tls_events(c) & POLLIN) != 0)
+		moved = read_stage(c);
+	if (moved == DEAD || t->plain)
+		return moved;
+	while (t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
+		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
 		if (n > t->to - t->from)
 			n = t->to - t->from;
 		memcpy(p, c->io + IO_STAGE + t->from, n);
 		mark(c, IO_IN, p + n);
-		br_ssl_engine_recvrec_ack(eng, n);
+		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;
-		t->fed = 1;
 		moved = MORE;
 	}
-	return br_ssl_engine_current_state(eng) == BR_SSL_CLOSED ? engine_end(c) : moved;
+	return moved;
 }
 
 int
@@ -519,11 +453,10 @@ tls_ready(struct conn *c)
 	struct tls *t = c->tls;
 	size_t n;
 
-	t->ready = t->plain || br_ssl_engine_sendapp_buf(&t->sc.eng, &n) != NULL ||
-		   br_ssl_engine_recvapp_buf(&t->sc.eng, &n) != NULL;
-	if (!t->ready || t->plain)
-		return t->ready;
-	return br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0 ? 2 : 1; /* resumed: no exchange */
+	t->ready = tls_room(c, &n) != NULL || tls_peek(c, &n) != NULL;
+	if (t->ready && !t->plain && br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0)
+		return 2; /* no exchange: resumed */
+	return t->ready;
 }
 
 unsigned char *
@@ -555,8 +488,8 @@ tls_room(struct conn *c, size_t *n)
 
 	if (!t->plain)
 		return br_ssl_engine_sendapp_buf(&t->sc.eng, n);
-	*n = t->out_from > 0 ? 0 : RECORD_MAX - t->out_to;
-	return *n > 0 ? c->io + IO_OUT + t->out_to : NULL;
+	*n = t->left > 0 ? 0 : RECORD_MAX - t->out;
+	return *n > 0 ? c->io + IO_OUT + t->out : NULL;
 }
 
 void
@@ -568,7 +501,7 @@ tls_put(struct conn *c, size_t n)
 	count.bytes_out += n;
 	mark(c, IO_OUT, tls_room(c, &room) + n);
 	if (c->tls->plain)
-		c->tls->out_to += (uint32_t)n;
+		c->tls->out += (uint32_t)n;
 	else
 		br_ssl_engine_sendapp_ack(&c->tls->sc.eng, n);
 }
@@ -577,42 +510,41 @@ enum step
 tls_out(struct conn *c)
 {
 	struct tls *t = c->tls;
+	char *why = (char *)c->io + IO_STASH;
 	enum step moved = WAIT;
 	const unsigned char *p;
 	size_t n;
+	int code;
 
 	if (!t->plain)
 		br_ssl_engine_flush(&t->sc.eng, 0);
+	else if (t->left == 0)
+		t->left = t->out;
 	while ((p = pending(c, &n)) != NULL) {
 		ssize_t w = write(c->fd, p, n);
 
 		mark(c, IO_OUT, p + n);
-		if (w < 0 && (errno == EAGAIN || errno == EINTR))
-			break;
 		if (w < 0)
-			return dead(c, strerror(errno));
+			return errno == EAGAIN || errno == EINTR ? moved : dead(c, strerror(errno));
 		if (!t->plain)
 			br_ssl_engine_sendrec_ack(&t->sc.eng, (size_t)w);
-		else if ((t->out_from += (uint32_t)w) == t->out_to)
-			t->out_from = t->out_to = 0;
+		else if ((t->left -= (uint32_t)w) == 0)
+			t->out = 0;
 		c->stalled = 0;
 		moved = MORE;
 	}
-	if (!t->plain && br_ssl_engine_current_state(&t->sc.eng) == BR_SSL_CLOSED)
-		return engine_end(c);
-	return moved;
-}
-
-short
-tls_events(const struct conn *c)
-{
-	const struct tls *t = c->tls;
-	size_t n;
-	int in = t->plain ? t->from == t->to : br_ssl_engine_recvrec_buf(&t->sc.eng, &n) != NULL;
-
-	if (t->shut)
-		return POLLIN;
-	return (short)((pending(c, &n) != NULL ? POLLOUT : 0) | (in ? POLLIN : 0));
+	if (t->plain || br_ssl_engine_current_state(&t->sc.eng) != BR_SSL_CLOSED)
+		return moved;
+	code = br_ssl_engine_last_error(&t->sc.eng);
+	if (code == BR_ERR_OK)
+		return dead(c, "client sent close_notify");
+	snprintf(why, 64, "TLS: BearSSL's error %d", code);
+	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+		if (errors[i].code == code)
+			snprintf(why, 64, "TLS: %s%s",
+				code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
+				errors[i].text);
+	return dead(c, why);
 }
 
 /* Rest and end. */
@@ -622,32 +554,21 @@ tls_bye(struct conn *c)
 {
 	struct tls *t = c->tls;
 	const char *why = c->why;
-	ssize_t n;
-	size_t left;
+	enum step s = tls_out(c);
+	size_t n;
 
-	if (!t->shut) {
-		if (tls_out(c) == DEAD && pending(c, &left) != NULL)
-			return DEAD;
-		c->why = why; /* an engine closed by close_notify is no news */
-		if (pending(c, &left) != NULL)
-			return WAIT;
-		if (!t->plain && !t->closed) {
-			t->closed =
-				1; /* only now: a close drops the plaintext that was not eaten */
-			br_ssl_engine_close(&t->sc.eng);
-			return MORE;
-		}
-		if (shutdown(c->fd, SHUT_WR) != 0)
-			return DEAD;
-		t->shut = 1;
+	if (pending(c, &n) != NULL)
+		return s;
+	if (!t->plain && tls_room(c, &n) != NULL) {
+		br_ssl_engine_close(&t->sc.eng); /* only now: it drops plaintext not yet eaten */
+		return MORE;
 	}
-	if (!c->readable)
-		return WAIT;
-	c->readable = 0;
-	n = read(c->fd, c->io + IO_STAGE, STAGE);
-	if (n > 0)
-		mark(c, IO_STAGE, c->io + IO_STAGE + n);
-	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)) ? WAIT : DEAD;
+	if (!t->shut && shutdown(c->fd, SHUT_WR) != 0)
+		return DEAD;
+	t->shut = 1;
+	s = read_stage(c);
+	c->why = why; /* an engine closed by close_notify, or the client's end, is no news */
+	return s == DEAD ? DEAD : WAIT;
 }
 
 int
@@ -656,9 +577,9 @@ tls_idle(struct conn *c)
 	const struct tls *t = c->tls;
 	size_t n, room;
 
-	if (tls_room(c, &room) == NULL || room != RECORD_MAX || t->from != t->to)
-		return 0;
-	return t->plain || (br_ssl_engine_recvrec_buf(&t->sc.eng, &n) == c->io + IO_IN && n == 5);
+	tls_room(c, &room);
+	return room == RECORD_MAX && t->from == t->to &&
+	       (t->plain || (br_ssl_engine_recvrec_buf(&t->sc.eng, &n) == c->io + IO_IN && n == 5));
 }
 
 void
@@ -675,13 +596,10 @@ tls_wipe(struct conn *c)
 const char *
 tls_suite(const struct conn *c)
 {
-	br_ssl_session_parameters sp;
+	const char *name = c->tls->plain ? "plain" : "-";
 
-	if (c->tls->plain)
-		return "plain";
-	br_ssl_engine_get_session_parameters(&c->tls->sc.eng, &sp);
 	for (size_t i = 0; i < sizeof suite_names / sizeof suite_names[0]; i++)
-		if (suites[i] == sp.cipher_suite)
-			return suite_names[i];
-	return "-";
+		if (suites[i] == c->tls->sc.eng.session.cipher_suite)
+			name = suite_names[i];
+	return name;
 }
