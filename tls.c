@@ -35,45 +35,38 @@
 #include <unistd.h>
 
 enum {
-	CERTS_MAX = 72,     /* of the chain and of all client CAs together */
-	BANK_ROOM = 131072, /* a bank's certificates in DER, with their names and keys once more */
-	PEM_MAX = 262144,   /* bytes of a file */
-	CACHE_ROOM = 65536, /* of a listener's sessions, 100 bytes each */
-	SIGNATURE = 512     /* RSA with 4096 bits, BearSSL's limit */
+	CERTS_MAX = 72,    /* of the chain and of all client CAs together */
+	FILE_ROOM = 131072 /* bytes of a PEM file; of all certificates in DER, and their names */
 };
 
 struct tls {
 	br_ssl_server_context sc;
+	uint64_t moved;    /* bytes read and written: no buffer was used further than that */
 	uint32_t from, to; /* IO_STAGE: bytes not yet fed or eaten */
-	uint32_t out,
-		left;  /* plain, IO_OUT: bytes put there; of a flushed "record", to be written */
-	uint32_t high; /* highest byte used of any buffer */
+	uint32_t out;      /* plain: bytes in IO_OUT; once flushed they are a "record", and of it */
+	uint32_t left;     /* these still have to be written */
 	uint8_t plain, ready, shut;
 };
 
 static struct bank {
 	br_skey_decoder_context key;
-	br_x509_certificate cert[CERTS_MAX];    /* each in DER, */
-	br_x509_trust_anchor anchor[CERTS_MAX]; /* and its name and key */
 	size_t certs, used;
 	size_t ca[LISTENERS_MAX + 1]; /* the chain ends at ca[0]; listener i: ca[i] to ca[i + 1] */
-	unsigned char room[BANK_ROOM];
+	unsigned char room[FILE_ROOM];
+	br_x509_certificate cert[CERTS_MAX];
+	br_x509_decoder_context decoded[CERTS_MAX]; /* the keys of the anchors are in these */
+	br_x509_trust_anchor anchor[CERTS_MAX];
 } banks[2], *bank = &banks[0], *spare = &banks[1];
 
-static struct model { /* the template of a listener's engines */
-	br_ssl_server_context sc;
-	br_ssl_session_cache_lru cache;
-	br_ec_impl curves; /* all that BearSSL has, but only those offered for ECDHE */
-	unsigned char sessions[CACHE_ROOM];
-} models[LISTENERS_MAX];
+static br_ssl_server_context model; /* the template of all engines */
+static br_ec_impl curves[2];        /* for ECDHE: X25519 and P-256; with client CAs P-384, too */
+static struct {
+	br_ssl_session_cache_lru lru;
+	unsigned char store[65536]; /* 100 bytes a session */
+} caches[LISTENERS_MAX];
 
-static const uint16_t suites[] = { /* six of them, from the first or from the third on */
-	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-	BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-	BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
-};
+/* RFC 7905 2, RFC 5289 3.2; six of them count, from the first or from the third on. */
+static const uint16_t suites[] = { 0xcca9, 0xcca8, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8 };
 static const char *const suite_names[] = { "ECDHE-ECDSA-CHACHA20-POLY1305",
 	"ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256",
 	"ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -115,50 +108,31 @@ append(void *ctx, const void *data, size_t len)
 {
 	struct bank *b = ctx;
 
-	if (len > BANK_ROOM - b->used)
-		len = BANK_ROOM - b->used; /* load() looks whether it is full */
+	if (len > sizeof b->room - b->used)
+		len = sizeof b->room - b->used; /* load() looks whether it is full */
 	memcpy(b->room + b->used, data, len);
 	b->used += len;
 }
 
-static void
-keep(struct bank *b, unsigned char **p, size_t n)
-{
-	unsigned char *at = b->room + b->used;
-
-	append(b, *p, n);
-	*p = at;
-}
-
-/* A certificate stands in b->room from `from` on; its name and key go behind it. */
+/* A certificate stands in b->room from `from` on; its subject's name goes behind it. */
 static const char *
 take_certificate(struct bank *b, size_t from)
 {
-	br_x509_certificate *cert = &b->cert[b->certs];
 	br_x509_trust_anchor *ta = &b->anchor[b->certs];
-	size_t end = b->used;
-	br_x509_decoder_context xd;
-	br_x509_pkey *pk;
+	br_x509_decoder_context *xd = &b->decoded[b->certs];
+	unsigned char *der = b->room + from, *dn = b->room + b->used;
 
-	if (b->certs++ == CERTS_MAX)
+	if (b->certs == CERTS_MAX)
 		return "one too many";
-	cert->data = b->room + from;
-	cert->data_len = end - from;
-	br_x509_decoder_init(&xd, append, b);
-	br_x509_decoder_push(&xd, cert->data, cert->data_len);
-	pk = br_x509_decoder_get_pkey(&xd);
-	if (pk == NULL) /* an intermediate certificate is the clients' affair */
+	b->cert[b->certs++] = (br_x509_certificate){ der, (size_t)(dn - der) };
+	br_x509_decoder_init(xd, append, b);
+	br_x509_decoder_push(xd, der, (size_t)(dn - der));
+	if (br_x509_decoder_get_pkey(xd) == NULL) /* the rest of the chain is the client's affair */
 		return b->ca[0] == 0 && b->certs > 1 ? NULL : "cannot be read";
-	ta->dn.data = b->room + end;
-	ta->dn.len = b->used - end;
-	ta->flags = br_x509_decoder_isCA(&xd) ? BR_X509_TA_CA : 0;
-	ta->pkey = *pk;
-	if (pk->key_type == BR_KEYTYPE_EC) {
-		keep(b, &ta->pkey.key.ec.q, pk->key.ec.qlen);
-	} else {
-		keep(b, &ta->pkey.key.rsa.n, pk->key.rsa.nlen);
-		keep(b, &ta->pkey.key.rsa.e, pk->key.rsa.elen);
-	}
+	ta->dn.data = dn;
+	ta->dn.len = (size_t)(b->room + b->used - dn);
+	ta->flags = br_x509_decoder_isCA(xd) ? BR_X509_TA_CA : 0;
+	ta->pkey = *br_x509_decoder_get_pkey(xd);
 	return NULL;
 }
 
@@ -170,23 +144,21 @@ key_matches(const struct bank *b)
 	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
 	const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&b->key);
 	const br_x509_pkey *pk = &b->anchor[0].pkey;
-	unsigned char signature[SIGNATURE], out[br_sha256_SIZE];
+	const unsigned char *oid = BR_HASH_OID_SHA256;
+	unsigned char signature[BR_X509_BUFSIZE_SIG], out[br_sha256_SIZE];
 	size_t n;
 
 	if (pk->key_type != br_skey_decoder_key_type(&b->key))
 		return 0;
 	if (ec != NULL) {
-		n = br_ecdsa_sign_asn1_get_default()(
-			br_ec_get_default(), &br_sha256_vtable, hash, ec, signature);
-		return br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), hash, sizeof hash,
-			       &pk->key.ec, signature, n) == 1;
+		n = br_ecdsa_i31_sign_asn1(&br_ec_all_m31, &br_sha256_vtable, hash, ec, signature);
+		return br_ecdsa_i31_vrfy_asn1(
+			       &br_ec_all_m31, hash, sizeof hash, &pk->key.ec, signature, n) == 1;
 	}
 	n = (rsa->n_bitlen + 7) / 8;
 	return n <= sizeof signature &&
-	       br_rsa_pkcs1_sign_get_default()(
-		       BR_HASH_OID_SHA256, hash, sizeof hash, rsa, signature) == 1 &&
-	       br_rsa_pkcs1_vrfy_get_default()(
-		       signature, n, BR_HASH_OID_SHA256, sizeof out, &pk->key.rsa, out) == 1 &&
+	       br_rsa_i31_pkcs1_sign(oid, hash, sizeof hash, rsa, signature) == 1 &&
+	       br_rsa_i31_pkcs1_vrfy(signature, n, oid, sizeof out, &pk->key.rsa, out) == 1 &&
 	       memcmp(hash, out, sizeof hash) == 0;
 }
 
@@ -208,11 +180,12 @@ take_key(struct bank *b, size_t from)
 static const char *
 load(struct bank *b, const char *file, const char *what, const char *(*take)(struct bank *, size_t))
 {
-	static char text[PEM_MAX], sentence[512];
+	static char text[FILE_ROOM], sentence[512];
 	br_pem_decoder_context pem;
 	const char *wrong = NULL;
 	size_t n = 0, at = 0, from = 0;
-	unsigned line = 1, taken = 0, inside = 0;
+	unsigned line = 1;
+	int missing = 1, event;
 	ssize_t more = 1;
 	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
@@ -228,27 +201,26 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 	br_pem_decoder_init(&pem);
 	while (wrong == NULL && at < n) {
 		at += br_pem_decoder_push(&pem, text + at, n - at);
-		switch (br_pem_decoder_event(&pem)) {
-		case BR_PEM_BEGIN_OBJ:
-			inside = strcasestr(br_pem_decoder_name(&pem), what) != NULL;
-			br_pem_decoder_setdest(&pem, inside ? append : NULL, b);
+		event = br_pem_decoder_event(&pem);
+		if (event == BR_PEM_BEGIN_OBJ) {
+			int wanted = strcasestr(br_pem_decoder_name(&pem), what) != NULL;
+
+			br_pem_decoder_setdest(&pem, wanted ? append : NULL, b);
 			from = b->used;
-			break;
-		case BR_PEM_END_OBJ:
-			wrong = inside ? take(b, from) : NULL;
-			taken += inside;
-			inside = 0;
-			if (b->used == BANK_ROOM)
-				wrong = "too large";
-			break;
-		case BR_PEM_ERROR:
+			missing |= wanted;
+		} else if (event == BR_PEM_END_OBJ && b->used > from) {
+			wrong = take(b, from);
+			missing = 0;
+		} else if (event == BR_PEM_ERROR) {
 			wrong = "not valid PEM";
 		}
+		if (b->used == sizeof b->room)
+			wrong = "too large";
 	}
 	for (size_t i = 0; i + 1 < at; i++)
 		line += text[i] == '\n';
-	if (wrong == NULL && (taken == 0 || inside))
-		wrong = inside ? "cut short" : "not there";
+	if (wrong == NULL && missing)
+		wrong = "not there, or cut short";
 	explicit_bzero(text, n);
 	explicit_bzero(&pem, sizeof pem);
 	if (wrong == NULL)
@@ -258,20 +230,17 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 }
 
 /*
- * Makes the template of listener i from bank b.  What it injects is no entropy: it only marks the
- * generator as seeded, and each copy injects its own or is refused.  Its buffers are only for the
- * reset, too.
+ * Makes the template.  What it injects is no entropy: it only marks the generator as seeded, and
+ * each copy injects its own or is refused.  Its buffers only serve for the reset, too.
  */
 static void
-prepare(unsigned i, const struct bank *b)
+prepare(void)
 {
 	static const char *alpn[] = { "http/1.1" };
-	struct model *m = &models[i];
-	br_ssl_engine_context *eng = &m->sc.eng;
-	size_t cas = b->ca[i + 1] - b->ca[i];
+	br_ssl_engine_context *eng = &model.eng;
 	int aes = br_aes_x86ni_ctr_get_vtable() != NULL || br_aes_pwr8_ctr_get_vtable() != NULL;
 
-	br_ssl_server_zero(&m->sc);
+	br_ssl_server_zero(&model);
 	br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
 	br_ssl_engine_set_suites(eng, suites + (aes ? 2 : 0), 6);
 	br_ssl_engine_add_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES | BR_OPT_NO_RENEGOTIATION);
@@ -283,22 +252,15 @@ prepare(unsigned i, const struct bank *b)
 	br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
 	br_ssl_engine_set_default_aes_gcm(eng);
 	br_ssl_engine_set_default_chapol(eng);
-	m->curves = *br_ec_get_default();
-	m->curves.supported_curves &= 1U << BR_EC_curve25519 | 1U << BR_EC_secp256r1 |
-				      (cas > 0 ? 1U << BR_EC_secp384r1 : 0);
-	br_ssl_engine_set_ec(eng, &m->curves);
-	br_ssl_engine_set_buffer(eng, m->sessions, sizeof m->sessions, 1);
+	br_ssl_engine_set_buffer(eng, caches[0].store, sizeof caches[0].store, 1);
 	br_ssl_engine_inject_entropy(eng, "wssd", 4);
-	br_ssl_server_reset(&m->sc);
-	if (cas > 0) {
-		/* this engine also verifies the client's signature; a resumed session would have none */
-		br_ssl_engine_set_rsavrfy(eng, br_rsa_pkcs1_vrfy_get_default());
-		br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
-		br_ssl_server_set_trust_anchor_names_alt(&m->sc, b->anchor + b->ca[i], cas);
-	} else {
-		br_ssl_session_cache_lru_init(&m->cache, m->sessions, sizeof m->sessions);
-		br_ssl_server_set_cache(&m->sc, &m->cache.vtable);
-	}
+	br_ssl_server_reset(&model);
+	curves[0] = curves[1] = *br_ec_get_default();
+	curves[0].supported_curves &= 1U << BR_EC_curve25519 | 1U << BR_EC_secp256r1;
+	curves[1].supported_curves &= curves[0].supported_curves | 1U << BR_EC_secp384r1;
+	for (unsigned i = 0; i < LISTENERS_MAX; i++)
+		br_ssl_session_cache_lru_init(
+			&caches[i].lru, caches[i].store, sizeof caches[i].store);
 }
 
 const char *
@@ -316,9 +278,7 @@ tls_load(void)
 		b->ca[i + 1] = b->certs;
 	}
 	if (wrong == NULL) {
-		for (unsigned i = 0; i < cf.listeners; i++)
-			if (!cf.listener[i].plain)
-				prepare(i, b);
+		prepare();
 		spare = bank;
 		bank = b;
 	}
@@ -331,8 +291,9 @@ tls_open(struct conn *c)
 {
 	struct tls *t = c->tls;
 	br_ssl_engine_context *eng = &t->sc.eng;
-	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
 	const br_ec_private_key *ec = br_skey_decoder_get_ec(&bank->key);
+	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
+	const br_x509_trust_anchor *ca = bank->anchor + bank->ca[i];
 	br_x509_minimal_context *xc = (void *)(c->io + IO_X509);
 	unsigned char entropy[32];
 
@@ -340,8 +301,9 @@ tls_open(struct conn *c)
 	t->plain = (uint8_t)c->lis->plain;
 	if (t->plain)
 		return 1;
-	t->sc = models[i].sc;
+	t->sc = model;
 	br_ssl_engine_set_buffers_bidi(eng, c->io + IO_IN, TLS_IN, c->io + IO_OUT, TLS_OUT);
+	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
 	if (ec != NULL)
 		br_ssl_server_set_single_ec(&t->sc, bank->cert, bank->ca[0], ec, BR_KEYTYPE_SIGN, 0,
 			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
@@ -349,12 +311,18 @@ tls_open(struct conn *c)
 		br_ssl_server_set_single_rsa(&t->sc, bank->cert, bank->ca[0],
 			br_skey_decoder_get_rsa(&bank->key), BR_KEYTYPE_SIGN, NULL,
 			br_rsa_pkcs1_sign_get_default());
-	if (cas > 0) {
-		br_x509_minimal_init(xc, &br_sha256_vtable, bank->anchor + bank->ca[i], cas);
-		br_x509_minimal_set_rsa(xc, br_ssl_engine_get_rsavrfy(eng));
-		br_x509_minimal_set_ecdsa(xc, br_ec_get_default(), br_ssl_engine_get_ecdsa(eng));
+	if (cas > 0) { /* and no cache: a resumed session would have no certificate */
+		br_x509_minimal_init(xc, &br_sha256_vtable, ca, cas);
+		br_x509_minimal_set_rsa(xc, br_rsa_pkcs1_vrfy_get_default());
+		br_x509_minimal_set_ecdsa(
+			xc, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
 		xc->mhash = eng->mhash;
 		br_ssl_engine_set_x509(eng, &xc->vtable);
+		br_ssl_engine_set_rsavrfy(eng, br_rsa_pkcs1_vrfy_get_default());
+		br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
+		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
+	} else {
+		br_ssl_server_set_cache(&t->sc, &caches[i].lru.vtable);
 	}
 	if (getrandom(entropy, sizeof entropy, 0) != (ssize_t)sizeof entropy)
 		return 0;
@@ -364,16 +332,6 @@ tls_open(struct conn *c)
 }
 
 /* Both directions. */
-
-/* Bytes of `base`, a buffer in the arena, are in use up to end. */
-static void
-mark(struct conn *c, enum io base, const unsigned char *end)
-{
-	uint32_t high = (uint32_t)(end - (c->io + base));
-
-	if (c->tls->high < high)
-		c->tls->high = high;
-}
 
 static enum step
 read_stage(struct conn *c)
@@ -390,9 +348,9 @@ read_stage(struct conn *c)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
-	if (t->high == 0 && !t->plain && stage[0] >= 'A' && stage[0] <= 'Z')
+	if (t->moved == 0 && !t->plain && stage[0] >= 'A' && stage[0] <= 'Z')
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
-	mark(c, IO_STAGE, stage + n);
+	t->moved += (size_t)n;
 	t->from = 0;
 	t->to = (uint32_t)n;
 	c->heard = now;
@@ -432,14 +390,11 @@ tls_in(struct conn *c)
 
 	if (t->from == t->to && (tls_events(c) & POLLIN) != 0)
 		moved = read_stage(c);
-	if (moved == DEAD || t->plain)
-		return moved;
-	while (t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
+	while (!t->plain && t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
 		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
 		if (n > t->to - t->from)
 			n = t->to - t->from;
 		memcpy(p, c->io + IO_STAGE + t->from, n);
-		mark(c, IO_IN, p + n);
 		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;
 		moved = MORE;
@@ -495,11 +450,8 @@ tls_room(struct conn *c, size_t *n)
 void
 tls_put(struct conn *c, size_t n)
 {
-	size_t room;
-
 	c->out += n;
 	count.bytes_out += n;
-	mark(c, IO_OUT, tls_room(c, &room) + n);
 	if (c->tls->plain)
 		c->tls->out += (uint32_t)n;
 	else
@@ -511,19 +463,18 @@ tls_out(struct conn *c)
 {
 	struct tls *t = c->tls;
 	char *why = (char *)c->io + IO_STASH;
+	const char *text = "BearSSL's error";
 	enum step moved = WAIT;
 	const unsigned char *p;
 	size_t n;
-	int code;
 
-	if (!t->plain)
-		br_ssl_engine_flush(&t->sc.eng, 0);
-	else if (t->left == 0)
-		t->left = t->out;
+	br_ssl_engine_flush(&t->sc.eng, 0); /* does nothing when plain */
+	if (t->left == 0)
+		t->left = t->out; /* only when plain */
 	while ((p = pending(c, &n)) != NULL) {
 		ssize_t w = write(c->fd, p, n);
 
-		mark(c, IO_OUT, p + n);
+		t->moved += n;
 		if (w < 0)
 			return errno == EAGAIN || errno == EINTR ? moved : dead(c, strerror(errno));
 		if (!t->plain)
@@ -535,15 +486,14 @@ tls_out(struct conn *c)
 	}
 	if (t->plain || br_ssl_engine_current_state(&t->sc.eng) != BR_SSL_CLOSED)
 		return moved;
-	code = br_ssl_engine_last_error(&t->sc.eng);
+	int code = br_ssl_engine_last_error(&t->sc.eng);
 	if (code == BR_ERR_OK)
 		return dead(c, "client sent close_notify");
-	snprintf(why, 64, "TLS: BearSSL's error %d", code);
 	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
 		if (errors[i].code == code)
-			snprintf(why, 64, "TLS: %s%s",
-				code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
-				errors[i].text);
+			text = errors[i].text;
+	snprintf(why, 64, "TLS: %s%s (%d)",
+		code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "", text, code);
 	return dead(c, why);
 }
 
@@ -585,11 +535,14 @@ tls_idle(struct conn *c)
 void
 tls_wipe(struct conn *c)
 {
-	size_t high = c->tls->high;
+	uint64_t used = c->tls->moved + c->out + TLS_OUT - RECORD_MAX;
+	size_t n = used < STAGE ? (size_t)used : STAGE;
 
-	explicit_bzero(c->io + IO_STAGE, high);
-	explicit_bzero(c->io + IO_IN, high < TLS_IN ? high : TLS_IN);
-	explicit_bzero(c->io + IO_OUT, high < TLS_OUT ? high : TLS_OUT);
+	if (!c->asleep) { /* else the arena was given back, and is empty */
+		explicit_bzero(c->io + IO_STAGE, n);
+		explicit_bzero(c->io + IO_IN, n < TLS_IN ? n : TLS_IN);
+		explicit_bzero(c->io + IO_OUT, n < TLS_OUT ? n : TLS_OUT);
+	}
 	explicit_bzero(c->tls, sizeof *c->tls);
 }
 
