@@ -5,7 +5,7 @@
  * the session caches.  It never looks at plaintext and knows no states but those of the engine.
  *
  * What always holds:
- * - A connection's engine is a copy of its listener's template, which was reset once and so is
+ * - A connection's engine is a copy of the template, which was reset once and so is
  *   marked as seeded; no copy opens /dev/urandom.  A copy gets its own buffers, its own entropy (32
  *   bytes of getrandom(2), or the connection is refused), its own certificate policy (it holds
  *   pointers into the context) and, with client CAs, its own X.509 context.  A shared one would let
@@ -18,7 +18,10 @@
  *   send data right behind its Finished (RFC 7918), which the engine takes only after its own.
  * - Chain, key and CAs live in one of two banks; a reload fills the spare one and then changes over,
  *   so that a failed reload changes nothing; the one that is not in use is wiped.
- * - The highest byte used of any buffer is known; a wipe covers that much of each.
+ * - No buffer was ever used further than the number of bytes read and written; a wipe covers that
+ *   much of each.
+ * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC 6066
+ *   4, which a server may leave unanswered): a head, a frame or a hub's entry must fit in it whole.
  *
  * TLS 1.2 with ECDHE and AEAD suites only; no renegotiation.  Where the CPU has AES instructions
  * AES-GCM comes first, else ChaCha20-Poly1305, and the server's order counts.
@@ -303,6 +306,7 @@ tls_open(struct conn *c)
 		return 1;
 	t->sc = model;
 	br_ssl_engine_set_buffers_bidi(eng, c->io + IO_IN, TLS_IN, c->io + IO_OUT, TLS_OUT);
+	eng->log_max_frag_len = 9; /* no record is longer, it thinks, and grants no shorter ones */
 	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
 	if (ec != NULL)
 		br_ssl_server_set_single_ec(&t->sc, bank->cert, bank->ca[0], ec, BR_KEYTYPE_SIGN, 0,
@@ -486,7 +490,9 @@ tls_out(struct conn *c)
 	}
 	if (t->plain || br_ssl_engine_current_state(&t->sc.eng) != BR_SSL_CLOSED)
 		return moved;
+
 	int code = br_ssl_engine_last_error(&t->sc.eng);
+
 	if (code == BR_ERR_OK)
 		return dead(c, "client sent close_notify");
 	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
