@@ -341,18 +341,17 @@ static enum step
 read_stage(struct conn *c)
 {
 	struct tls *t = c->tls;
-	unsigned char *stage = c->io + IO_STAGE;
 	ssize_t n;
 
 	if (!c->readable)
 		return WAIT;
 	c->readable = 0;
-	n = read(c->fd, stage, STAGE);
+	n = read(c->fd, c->io + IO_STAGE, STAGE);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
-	if (t->moved == 0 && !t->plain && stage[0] >= 'A' && stage[0] <= 'Z')
+	if (t->moved == 0 && !t->plain && c->io[IO_STAGE] >= 'A' && c->io[IO_STAGE] <= 'Z')
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	t->moved += (size_t)n;
 	t->from = 0;
@@ -519,10 +518,8 @@ tls_bye(struct conn *c)
 		br_ssl_engine_close(&t->sc.eng); /* only now: it drops plaintext not yet eaten */
 		return MORE;
 	}
-	if (!t->shut && shutdown(c->fd, SHUT_WR) != 0)
-		return DEAD;
+	s = t->shut || shutdown(c->fd, SHUT_WR) == 0 ? read_stage(c) : DEAD;
 	t->shut = 1;
-	s = read_stage(c);
 	c->why = why; /* an engine closed by close_notify, or the client's end, is no news */
 	return s == DEAD ? DEAD : WAIT;
 }
@@ -544,11 +541,11 @@ tls_wipe(struct conn *c)
 	uint64_t used = c->tls->moved + c->out + TLS_OUT - RECORD_MAX;
 	size_t n = used < STAGE ? (size_t)used : STAGE;
 
-	if (!c->asleep) { /* else the arena was given back, and is empty */
-		explicit_bzero(c->io + IO_STAGE, n);
-		explicit_bzero(c->io + IO_IN, n < TLS_IN ? n : TLS_IN);
-		explicit_bzero(c->io + IO_OUT, n < TLS_OUT ? n : TLS_OUT);
-	}
+	if (c->asleep)
+		n = 0; /* the arena was given back, and is empty */
+	explicit_bzero(c->io + IO_STAGE, n);
+	explicit_bzero(c->io + IO_IN, n < TLS_IN ? n : TLS_IN);
+	explicit_bzero(c->io + IO_OUT, n < TLS_OUT ? n : TLS_OUT);
 	explicit_bzero(c->tls, sizeof *c->tls);
 }
 
