@@ -364,7 +364,7 @@ reserve(void)
 	unsigned char *p, *io, *tls;
 
 	io_size = (IO_TEXT + cf.text_size + page - 1) / page * page;
-	total = n * (io_size + tls_size() + sizeof *slots + sizeof *awake) +
+	total = n * (io_size + tls_size + sizeof *slots + sizeof *awake) +
 		polls * (sizeof *pfd + sizeof *owner);
 	for (unsigned i = 0; i < cf.routes; i++)
 		total += cf.route[i].hub.size;
@@ -375,7 +375,7 @@ reserve(void)
 	madvise(p, total, MADV_NOHUGEPAGE);
 	io = p; /* each part is a multiple of the next one's alignment */
 	tls = io + n * io_size;
-	slots = (void *)(tls + n * tls_size());
+	slots = (void *)(tls + n * tls_size);
 	pfd = (void *)(slots + n);
 	owner = (void *)(pfd + polls);
 	awake = owner + polls;
@@ -386,7 +386,7 @@ reserve(void)
 		slots[i] = (struct conn){ .fd = -1,
 			.bfd = -1,
 			.io = io + i * io_size,
-			.tls = (void *)(tls + i * tls_size()),
+			.tls = (void *)(tls + i * tls_size),
 			.next = spare };
 	log_line(INFO, "reserved %zu KiB for %lld clients", total / 1024, cf.max_clients);
 }

@@ -91,11 +91,7 @@ static const struct {
 	{ 512 + 40, "no common suite or curve" }, { 512 + 70, "no common version" }
 };
 
-size_t
-tls_size(void)
-{
-	return (sizeof(struct tls) + 15) & ~(size_t)15;
-}
+const size_t tls_size = (sizeof(struct tls) + 15) & ~(size_t)15;
 
 enum step
 dead(struct conn *c, const char *why)

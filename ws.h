@@ -222,7 +222,7 @@ const char *parse_address(char *text, union address *addr, socklen_t *len);
 /* tls.c: the transport.  All take a slot that is not FREE. */
 
 /* Bytes of a struct tls, which lives in the hot array beside the slots. */
-size_t tls_size(void);
+extern const size_t tls_size;
 
 /*
  * Loads certificate chain, key and client CAs (names in cf) into the spare bank, prepares a
