@@ -14,14 +14,14 @@
  *   asking traps in virtual machines.
  * - Input is read into the stage only when the stage is empty, and fed to the engine as far as it
  *   asks.  The engine asks only once all plaintext is eaten, so POLLIN is wanted only then.
- * - While the handshake runs nothing is fed before what the engine has to say went out: a client may
- *   send data right behind its Finished (RFC 7918), which the engine takes only after its own.
- * - Chain, key and CAs live in one of two banks; a reload fills the spare one and then changes over,
- *   so that a failed reload changes nothing; the one that is not in use is wiped.
+ * - While the handshake runs nothing is fed before what the engine has to say went out: a client
+ *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
+ * - Chain, key and CAs live in one of two banks; a reload fills the spare one and then changes
+ *   over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was ever used further than the number of bytes read and written; a wipe covers that
  *   much of each.
- * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC 6066
- *   4, which a server may leave unanswered): a head, a frame or a hub's entry must fit in it whole.
+ * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
+ *   6066 4; it may stay unanswered): a reply, a frame or a hub's entry must fit in it whole.
  *
  * TLS 1.2 with ECDHE and AEAD suites only; no renegotiation.  Where the CPU has AES instructions
  * AES-GCM comes first, else ChaCha20-Poly1305, and the server's order counts.
