@@ -93,8 +93,8 @@ def queue_of(client):
     """(bytes to send, bytes to read) of the server's socket to this client on 127.0.0.1; None if it is gone. Asks for the
     one socket (sock_diag(7)), where reading /proc/net/tcp takes milliseconds."""
     family, source, target = socket.AF_INET, socket.inet_aton("127.0.0.1"), socket.inet_aton(client.local[0])
-    ids = struct.pack("!HH16s16s", client.port, client.local[1], source, target) + struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
-    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 2**32 - 1) + ids
+    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 2**32 - 1) + struct.pack(
+        "!HH16s16s", client.port, client.local[1], source, target) + struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as diag:      # NETLINK_SOCK_DIAG
         diag.settimeout(5)
         diag.send(struct.pack("=IHHII", 16 + len(request), 20, 1, 0, 0) + request)     # SOCK_DIAG_BY_FAMILY
@@ -565,8 +565,9 @@ class Probe:
 
     def __init__(self, server, path="/echo", source="127.0.0.77"):
         tls = server.url.startswith("wss:")
-        self.proc = subprocess.Popen([sys.executable, os.path.abspath(__file__), "probe", str(server.port),
-                                      str(int(tls)), path, source, str(server.pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        words = ["probe", server.port, int(tls), path, source, server.pid]
+        self.proc = subprocess.Popen([sys.executable, os.path.abspath(__file__)] + [str(w) for w in words],
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.result = None
 
     def __enter__(self):

@@ -253,8 +253,8 @@ def garbage(rnd):
                                     form=rnd.choice((None, None, None, 16, 64)))
                         for _ in range(rnd.randrange(1, 30)))
     if kind == 2:
-        words = [b"GET", b" ", b"/", b"HTTP/1.1", b"\r\n", b"\r", b"\n", b"Host:", b"Upgrade: websocket", b"%00", b"%2f", b"..",
-                 b"Connection: Upgrade", b":", b"\x00", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"\xff",
+        words = [b"GET", b" ", b"/", b"HTTP/1.1", b"\r\n", b"\r", b"\n", b"Host:", b"Upgrade: websocket", b"%00", b"%2f",
+                 b"..", b"Connection: Upgrade", b":", b"\x00", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"\xff",
                  b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Sec-WebSocket-Version: 13", b"a" * 3000, b"\r\n\r\n"]
         return b"".join(rnd.choice(words) for _ in range(rnd.randrange(1, 60)))
     return bytes([rnd.choice((20, 21, 22, 23, 24, 0)), 3, rnd.randrange(5)]) + rnd.randbytes(2) + rnd.randbytes(200)
@@ -332,7 +332,7 @@ def stuffing(server, c, block, limit=24 * MIB, quiet=0.3):
 
 @pytest.mark.parametrize("path, tls", [
     pytest.param(path, tls, id=path + ("-wss" if tls else "-ws"),
-                 marks=[] if tls or path == "pings" else [pytest.mark.deep])
+                 marks=[] if tls else [pytest.mark.deep])
     for path in ("/echo", "/hub", "/stream", "/file", "pings", "requests") for tls in (True, False)])
 def test_reader_that_never_reads(wssd, tmp_path, path, tls):
     """Stopped at once, dropped at the deadline, with no more than its windows held for it."""

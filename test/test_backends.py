@@ -387,6 +387,13 @@ def backend(request, tmp_path):
         yield b
 
 
+@pytest.fixture(params=["tcp", pytest.param("unix", marks=pytest.mark.deep)])
+def patient_backend(request, tmp_path):
+    """The same for tests that wait for deadlines."""
+    with Backend(path=tmp_path / "s" if request.param == "unix" else None) as b:
+        yield b
+
+
 def test_stream_bytes_both_ways(wssd, tls, backend):
     s = wssd("/s=" + backend.route, tls=tls)
     with s.open("/s") as c:
@@ -641,7 +648,8 @@ def test_backend_half_closes(wssd, backend):
         assert peers.read_to_end(b)[1] in ("eof", "reset")
 
 
-def test_backend_half_closes_and_the_client_never_answers(wssd, backend):
+def test_backend_half_closes_and_the_client_never_answers(wssd, patient_backend):
+    backend = patient_backend
     s = wssd("/s=" + backend.route, "--timeout", "1")
     with s.open("/s") as c:
         b = backend.accept()
@@ -672,8 +680,9 @@ def test_client_closes_and_all_it_sent_arrives(wssd, tls, backend):
             t.join(10)
 
 
-def test_client_closes_and_the_backend_goes_on(wssd, backend):
+def test_client_closes_and_the_backend_goes_on(wssd, patient_backend):
     """It may write for `timeout` at most; then the Close is answered anyway."""
+    backend = patient_backend
     s = wssd("/s=" + backend.route, "--timeout", "1")
     with s.open("/s") as c:
         b = backend.accept()
@@ -746,8 +755,9 @@ def test_client_breaks_the_rules(wssd, backend):
         assert how == "reset" or b.family == socket.AF_UNIX and how == "eof", how
 
 
-def test_silent_client_is_dropped(wssd, backend):
+def test_silent_client_is_dropped(wssd, patient_backend):
     """Dead peers are found by ping, and the backend learns that it was no clean end."""
+    backend = patient_backend
     s = wssd("/s=" + backend.route, "--ping", "1", "--timeout", "1")
     with s.open("/s") as c:
         b = backend.accept()
@@ -839,17 +849,17 @@ def test_backend_never_reads(wssd, tls, backend):
         part(c, b)
 
 
-def test_backend_pauses_longer_than_the_deadlines(wssd, tls):
+def test_backend_pauses_longer_than_the_deadlines(wssd):
     """The pongs of a client wait behind what the backend does not take: that silence is not the client's, and nobody is
     dropped for it."""
     with Backend() as backend:
-        s = wssd("/s=" + backend.route, "--timeout", "1", "--ping", "1", tls=tls)
+        s = wssd("/s=" + backend.route, "--timeout", "1", "--ping", "1")
         data = b"".join(peers.chunks(12 << 20))
         with s.open("/s", sndbuf=65536) as c:
             b = backend.accept()
             w = peers.Writer(c, [wsraw.frame(BINARY, data[i:i + 65536]) for i in range(0, len(data), 65536)])
             w.stalled()
-            time.sleep(4)
+            time.sleep(3.5)
             assert peers.read_exactly(b, len(data)) == data
             w.finish()
             b.sendall(b"got it")
@@ -877,7 +887,8 @@ def test_client_never_reads(wssd, tls, backend):
         assert got == (data * 16)[:sent]
 
 
-def test_client_that_does_not_read_is_dropped_at_the_deadline(wssd, backend):
+def test_client_that_does_not_read_is_dropped_at_the_deadline(wssd, patient_backend):
+    backend = patient_backend
     s = wssd("/s=" + backend.route, "--timeout", "1")
     with s.open("/s", rcvbuf=16384):
         b = backend.accept()
