@@ -49,7 +49,7 @@ enum limit {
 };
 _Static_assert(HUB_FRAME <= RECORD_MAX && REPLY_MAX <= RECORD_MAX, "these fit in a window");
 
-/* A slot's part of the io arena; the last, IO_TEXT, has cf.text_size bytes. */
+/* A slot's part of the io arena; IO_TEXT has HEAD_MAX or cf.max_message bytes, if that is more. */
 enum io {
 	IO_IN = 0,                    /* the engine's input buffer */
 	IO_OUT = IO_IN + 16768,       /* the engine's output buffer; the send window of ws:// */
@@ -154,7 +154,7 @@ struct conn {
 	uint8_t again, full;
 	uint8_t readable, bready; /* poll said that there is input: of the client, of the backend */
 	uint8_t bfull, beof;      /* the backend takes no more for now; it has ended */
-	uint8_t asleep, dirty;    /* at rest; pages of the arena may be in use */
+	uint8_t asleep;           /* at rest */
 	uint8_t misplaced;        /* plain HTTP on a TLS port */
 	uint8_t bye;              /* DRAIN: nothing more to say or to hear, tls_bye does the rest */
 	uint8_t first, keep;      /* HTTP: no head was complete yet; stays open after this reply */
@@ -169,14 +169,15 @@ struct conn {
 	uint32_t clear;           /* bytes unmasked in the window */
 	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
-	uint32_t id, spot;        /* serial number; place in the list of awake slots */
+	uint32_t id;              /* serial number */
+	uint32_t spot, polled;    /* place in the list of awake slots; in the poll array */
 	int fd, bfd;              /* client; backend or file; -1: none */
 	uint64_t left, cursor;    /* of the file, in bytes; hub: the next entry */
 	unsigned long long in, out; /* plaintext bytes */
 	int64_t start, deadline;    /* milliseconds of the monotonic clock, as all below */
-	int64_t heard, stepped;     /* last byte from the client; last step */
-	int64_t stalled;            /* since when output waits for the client; 0: it does not */
-	union address addr;         /* the client's */
+	int64_t heard, stepped; /* last byte from the client; last step, 0: the arena is empty */
+	int64_t stalled;        /* since when output waits for the client; 0: it does not */
+	union address addr;     /* the client's */
 	const struct listener *lis;
 	struct route *route; /* of the upgrade; NULL before */
 	struct conn *next;   /* subscriber of the same hub; also threads the free list */
@@ -195,7 +196,6 @@ struct config { /* constant after the start */
 	char hostname[65]; /* accepted in Host: on ws:// */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
-	size_t text_size;
 	int verbose, check, tls; /* tls: there is a wss:// listener */
 };
 
