@@ -43,8 +43,7 @@ enum {
 	TICK = 1000,       /* milliseconds between looks at the deadlines, and before a rest */
 	UNFINISHED = 2000, /* a connection this old without a request head may make room */
 	GRACE = 3000,      /* from SIGTERM to the end, at most */
-	NOTSENT = 16384,   /* TCP_NOTSENT_LOWAT */
-	CONFIG_MAX = 65536 /* bytes of a configuration file */
+	NOTSENT = 16384    /* TCP_NOTSENT_LOWAT */
 };
 
 struct config cf = {
@@ -53,14 +52,13 @@ struct config cf = {
 struct counters count;
 int64_t now;
 
-static struct conn *slots; /* max_clients of them */
-static uint32_t *awake;    /* slots that are not at rest */
-static struct pollfd *pfd; /* signals, epoll, listeners, then clients, each with its backend */
+static struct conn *slots;  /* max_clients of them */
+static struct conn **awake; /* those that are not at rest */
+static struct pollfd *pfd;  /* signals, epoll, listeners, then clients, each with its backend */
 static unsigned awakes, pfds, clients;
 static size_t io_size;
-static int epoll_fd, signal_fd;
-static int64_t swept, stopping; /* when; 0: not yet */
-static int paused;              /* descriptors ran out: no accepting until one is closed */
+static int epoll_fd, signal_fd, paused; /* paused: descriptors ran out, no accepting for a while */
+static int64_t swept, stopping;         /* when; 0: not yet */
 
 /* Log. */
 
@@ -96,10 +94,10 @@ die(int status, const char *where, const char *what, const char *wrong)
 
 /* Configuration: words from the command line and from a file, read by one table. */
 
-enum kind { STRING, FLAG, NUMBER, NAMES, LISTEN, CONFIG, VERSION, HELP, ROUTE };
+enum kind { STRING, NUMBER, NAMES, LISTEN, CONFIG, ROUTE };
 
 static const struct option {
-	const char *name, *value, *help; /* a value stands behind = or in the next word */
+	const char *name, *value, *help; /* no value: 1 is meant */
 	enum kind kind;
 	void *to;
 	long long min, max;
@@ -116,12 +114,11 @@ static const struct option {
 	{ "--max-message", " BYTES", "of a hub (65536)", NUMBER, &cf.max_message, 1, 1 << 28 },
 	{ "--timeout", " S", "of a slow or idle client (10)", NUMBER, &cf.timeout, 1, 86400 },
 	{ "--ping", " S", "silence before a ping, 0: never (30)", NUMBER, &cf.ping, 0, 86400 },
-	{ "--config", " FILE", "these words without --, one a line, # comments", CONFIG, NULL, 0,
-		0 },
-	{ "--check", "", "test the configuration and exit", FLAG, &cf.check, 0, 0 },
-	{ "--verbose", "", "log requests and upgrades too", FLAG, &cf.verbose, 0, 0 },
-	{ "--version", "", "print the version and exit", VERSION, NULL, 0, 0 },
-	{ "--help", "", "print this text and exit", HELP, NULL, 0, 0 },
+	{ "--config", " FILE", "these words, without --, one a line", CONFIG, NULL, 0, 0 },
+	{ "--check", "", "test the configuration and exit", NUMBER, &cf.check, 0, 1 },
+	{ "--verbose", "", "log requests and upgrades too", NUMBER, &cf.verbose, 0, 1 },
+	{ "--version", "", "print the version and exit", NUMBER, &cf.version, 0, 1 },
+	{ "--help", "", "print this text and exit", NUMBER, &cf.help, 0, 1 },
 	{ "/PATH", "=echo", "each message back to its sender", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=hub[,ring=BYTES]", "to every other client of the route", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=tcp:ADDRESS:PORT", "bytes to and from a TCP server", ROUTE, NULL, 0, 0 },
@@ -172,24 +169,22 @@ add_names(struct names *names, char *list)
 }
 
 static const char *
-set_listen(char *url)
+set_listen(char *text)
 {
 	struct listener *l = &cf.listener[cf.listeners];
-	const char *attribute;
+	char *scheme = strsep(&text, ":"), *address = strsep(&text, ","), *name;
 
 	if (cf.listeners++ == LISTENERS_MAX)
 		return "is one too many";
-	l->client_ca = url;
-	url = strsep(&l->client_ca, ",");
-	attribute = strsep(&l->client_ca, "=");
-	l->plain = strncmp(url, "ws://", 5) == 0;
+	l->plain = strcmp(scheme, "ws") == 0;
 	cf.tls |= !l->plain;
-	if (!l->plain && strncmp(url, "wss://", 6) != 0)
+	if ((!l->plain && strcmp(scheme, "wss") != 0) || !address || strncmp(address, "//", 2) != 0)
 		return "needs wss:// or ws:// in front";
-	if (attribute != NULL &&
-		(l->plain || l->client_ca == NULL || strcmp(attribute, "client-ca") != 0))
+	name = strsep(&text, "=");
+	l->client_ca = text;
+	if (name != NULL && (l->plain || text == NULL || strcmp(name, "client-ca") != 0))
 		return "has an attribute that is not client-ca=FILE of wss://";
-	return parse_address(url + (l->plain ? 5 : 6), &l->addr, &l->addr_len);
+	return parse_address(address + 2, &l->addr, &l->addr_len);
 }
 
 static const char *
@@ -198,7 +193,6 @@ set_route(char *path, char *text)
 	struct route *r = &cf.route[cf.routes];
 	char *address = strsep(&text, ","), *name = strsep(&address, ":"), *part;
 	const char *wrong = NULL;
-	long long ring = 0;
 
 	if (cf.routes++ == ROUTES_MAX)
 		return "is one too many";
@@ -217,23 +211,11 @@ set_route(char *path, char *text)
 		else if (strncmp(part, "protocol=", 9) == 0)
 			wrong = add_names(&r->protocols, part + 9);
 		else if (strncmp(part, "ring=", 5) == 0 && r->backend->whole)
-			wrong = parse_number(part + 5, 1, 1 << 30, &ring);
+			wrong = parse_number(part + 5, 1, 1 << 30, &r->ring);
 		else
 			wrong = "has an attribute that this backend does not know";
 	}
-	r->hub.size = (size_t)ring;
 	return wrong;
-}
-
-static _Noreturn void
-show(enum kind kind)
-{
-	const struct option *o = options, *end = o + sizeof options / sizeof options[0];
-
-	printf("wssd " WSSD_VERSION "\n");
-	for (; kind == HELP && o < end; o++)
-		printf("  %s%-*s %s\n", o->name, 32 - (int)strlen(o->name), o->value, o->help);
-	exit(fflush(stdout) == 0 ? 0 : 1);
 }
 
 static void read_config(const char *file);
@@ -251,15 +233,14 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 	while (o->kind != ROUTE && strcmp(o->name + 2 - dashes, word) != 0)
 		o++;
 	both = value == NULL && *o->value != '\0';
-	value = both ? next : value;
+	if (value == NULL)
+		value = both ? next : "1";
 	if (o->kind == ROUTE && *word != '/')
 		wrong = "is no option and no route";
-	else if ((value == NULL) != (*o->value == '\0'))
-		wrong = value == NULL ? "needs a value" : "takes no value";
+	else if (value == NULL)
+		wrong = "needs a value";
 	else if (o->kind == STRING)
 		*(char **)o->to = value;
-	else if (o->kind == FLAG)
-		*(int *)o->to = 1;
 	else if (o->kind == NUMBER)
 		wrong = parse_number(value, o->min, o->max, o->to);
 	else if (o->kind == NAMES)
@@ -268,10 +249,8 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 		wrong = set_listen(value);
 	else if (o->kind == ROUTE)
 		wrong = set_route(word, value);
-	else if (o->kind == CONFIG)
-		read_config(value);
 	else
-		show(o->kind);
+		read_config(value);
 	if (wrong != NULL)
 		die(2, where, word, wrong);
 	return both;
@@ -280,7 +259,7 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 static void
 read_config(const char *file)
 {
-	static char text[CONFIG_MAX];
+	static char text[65536];
 	char where[300], *rest = text, *line, *word, *value;
 	int fd = open(file, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
@@ -288,12 +267,10 @@ read_config(const char *file)
 
 	if (*text != '\0')
 		die(1, "", file, "is a second configuration file");
-	while (fd >= 0 && n > 0 && (n = read(fd, text + used, CONFIG_MAX - 1 - used)) > 0)
+	while (fd >= 0 && n > 0 && (n = read(fd, text + used, sizeof text - 1 - used)) > 0)
 		used += (size_t)n;
-	if (fd < 0 || n < 0)
-		die(1, "", file, NULL);
-	if (used == CONFIG_MAX - 1 || strlen(text) != used)
-		die(1, "", file, "is too large or has a NUL byte");
+	if (fd < 0 || n < 0 || used == sizeof text - 1 || strlen(text) != used)
+		die(1, "", file, fd < 0 || n < 0 ? NULL : "is too large or has a NUL byte");
 	close(fd);
 	for (unsigned i = 1; (line = strsep(&rest, "\n")) != NULL; i++) {
 		snprintf(where, sizeof where, "%s:%u: ", file, i);
@@ -305,6 +282,18 @@ read_config(const char *file)
 		if (value != NULL)
 			die(2, where, value, "is one word too many");
 	}
+}
+
+/* --version, and --help with the whole table. */
+static int
+show(void)
+{
+	const struct option *end = options + sizeof options / sizeof options[0];
+
+	printf("wssd " WSSD_VERSION "\n");
+	for (const struct option *o = options; cf.help && o < end; o++)
+		printf("  %s%-*s %s\n", o->name, 32 - (int)strlen(o->name), o->value, o->help);
+	return fflush(stdout) == 0 ? 0 : 1;
 }
 
 /* What no single option can tell. */
@@ -327,7 +316,7 @@ check_config(void)
 		if (l->client_ca == NULL && !l->plain)
 			l->client_ca = cf.client_ca;
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
-		size_t ring = r->hub.size > 0 ? r->hub.size : 4 * least;
+		size_t ring = r->ring > 0 ? (size_t)r->ring : 4 * least;
 
 		if (ring < least)
 			die(2, "", r->path, "ring= is too small for max-message");
@@ -391,11 +380,13 @@ show_address(const union address *a, char *text, size_t n)
 static void
 open_descriptors(void)
 {
-	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 }, on = 1, lowat = NOTSENT;
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+	static const int on = 1, lowat = NOTSENT;
 	struct rlimit rl = { 0, 0 };
 	char url[INET6_ADDRSTRLEN + 8];
 	sigset_t set;
 
+	/* one for each client, one for its backend, and some of our own */
 	getrlimit(RLIMIT_NOFILE, &rl);
 	rl.rlim_cur = rl.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur < 2 * (rlim_t)cf.max_clients + 32)
@@ -413,7 +404,7 @@ open_descriptors(void)
 		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-		setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+		setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on); /* IPv4 refuses it */
 		/* clients inherit these two */
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
@@ -435,7 +426,7 @@ wake(struct conn *c)
 	c->asleep = 0;
 	c->stepped = now;
 	c->spot = awakes;
-	awake[awakes++] = (uint32_t)(c - slots);
+	awake[awakes++] = c;
 }
 
 static void
@@ -443,22 +434,21 @@ put_asleep(struct conn *c)
 {
 	c->asleep = 1;
 	awake[c->spot] = awake[--awakes];
-	slots[awake[c->spot]].spot = c->spot;
+	awake[c->spot]->spot = c->spot;
 }
 
 static void
 conn_close(struct conn *c, const char *why)
 {
 	char client[INET6_ADDRSTRLEN + 8], status[8] = "-";
-	long long ms = now - c->start;
 
 	count.bugs += why == NULL;
 	if (c->status != 0) /* 7.1.5: 1006 is a WebSocket that ended without a Close */
 		snprintf(status, sizeof status, "%u", c->status == 101 ? 1006U : c->status);
 	show_address(&c->addr, client, sizeof client);
-	log_line(INFO, "%s %s %s %s in=%llu out=%llu secs=%lld.%03lld: %s", client, tls_suite(c),
-		c->path[0] != '\0' ? c->path : "-", status, c->in, c->out, ms / 1000, ms % 1000,
-		why != NULL ? why : "bug: no reason");
+	log_line(INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f: %s", client, tls_suite(c),
+		c->path[0] != '\0' ? c->path : "-", status, c->in, c->out,
+		(double)(now - c->start) / 1000, why != NULL ? why : "bug: no reason");
 	ws_leave(c);
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
@@ -473,21 +463,14 @@ conn_close(struct conn *c, const char *why)
 
 /* Sets every field of a fresh slot. */
 static void
-conn_new(struct conn *c, int fd, const struct listener *l, const union address *addr)
+conn_new(struct conn *c, int fd, const struct listener *l, const union address *a)
 {
-	*c = (struct conn){ .tls = c->tls,
-		.io = c->io,
-		.fd = fd,
-		.bfd = -1,
-		.lis = l,
-		.addr = *addr,
-		.state = SHAKE,
-		.first = 1,
-		.asleep = 1,
-		.id = (uint32_t)count.accepted++,
-		.start = now,
-		.heard = now,
-		.deadline = now + cf.timeout };
+	*c = (struct conn){ .io = c->io, .tls = c->tls, .fd = fd, .bfd = -1, .lis = l, .addr = *a };
+	c->state = SHAKE;
+	c->first = c->asleep = 1;
+	c->id = (uint32_t)count.accepted++;
+	c->start = c->heard = now;
+	c->deadline = now + cf.timeout;
 	wake(c);
 	clients++;
 	if (!tls_open(c))
@@ -592,8 +575,7 @@ mark_events(struct conn *c)
 static void
 rest(struct conn *c)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
-		.data.u32 = (uint32_t)(c - slots) };
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, .data.ptr = c };
 	int fds[2] = { c->fd, c->bfd };
 
 	if (c->asleep || c->again || now - c->stepped < TICK || !tls_idle(c) ||
@@ -613,10 +595,8 @@ wake_sleepers(void)
 	struct epoll_event ev[WAKES];
 
 	for (int i = epoll_wait(epoll_fd, ev, WAKES, 0); i-- > 0;) {
-		struct conn *c = &slots[ev[i].data.u32];
+		struct conn *c = ev[i].data.ptr;
 
-		if (c->state == FREE)
-			continue;
 		wake(c);
 		c->readable = c->again = 1;
 		c->bready = c->bfd >= 0 && c->state >= OPEN && !c->beof;
@@ -625,6 +605,7 @@ wake_sleepers(void)
 
 /* Deadlines. */
 
+/* What the clock, or the end of the server, asks of a connection. */
 static void
 look_at(struct conn *c)
 {
@@ -674,8 +655,7 @@ sweep(void)
 		}
 	}
 	if (count.refused != refused)
-		log_line(WARNING, "refused %llu: max-clients or max-per-ip",
-			count.refused - refused);
+		log_line(WARNING, "refused %llu: max-clients, max-per-ip", count.refused - refused);
 	refused = count.refused;
 	paused = 0;
 	swept = now;
@@ -683,7 +663,10 @@ sweep(void)
 
 /* Accepting. */
 
-/* A slot for a newcomer, if need be the oldest's of those that had two seconds for a request head. */
+/*
+ * A slot for a newcomer, if need be the oldest's of those that had two seconds for a request head.
+ * It has to count one address's slots, so that a list of the free ones would not save the walk.
+ */
 static struct conn *
 find_slot(const union address *a)
 {
@@ -716,36 +699,26 @@ accept_some(const struct listener *l)
 		union address a;
 		socklen_t len = sizeof a;
 		int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		struct conn *c = fd >= 0 ? find_slot(&a) : NULL;
+		struct conn *c;
 
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+				      errno == ENOMEM)) {
+			log_line(WARNING, "accepting pauses: %s", strerror(errno));
+			paused = 1;
+		}
+		if (fd < 0)
+			return;
+		c = find_slot(&a);
 		if (c != NULL) {
 			conn_new(c, fd, l, &a);
-		} else if (fd >= 0) {
+		} else {
 			close(fd);
 			count.refused++;
-		} else {
-			paused = errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-				 errno == ENOMEM;
-			if (paused)
-				log_line(WARNING, "accepting pauses: %s", strerror(errno));
-			return;
 		}
 	}
 }
 
 /* Signals. */
-
-static void
-stop(void)
-{
-	log_line(INFO, "stopping, %u clients", clients);
-	stopping = now;
-	swept = 0; /* look_at does the rest */
-	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
-		close(l->fd);
-		l->fd = -1;
-	}
-}
 
 static void
 reload(void)
@@ -784,12 +757,17 @@ take_signals(void)
 	struct signalfd_siginfo si;
 
 	while (read(signal_fd, &si, sizeof si) == (ssize_t)sizeof si) {
-		if (si.ssi_signo == SIGHUP)
+		if (si.ssi_signo == SIGHUP) {
 			reload();
-		else if (si.ssi_signo == SIGUSR1)
+		} else if (si.ssi_signo == SIGUSR1) {
 			log_counters();
-		else if (!stopping)
-			stop();
+		} else if (!stopping) {
+			log_line(INFO, "stopping, %u clients", clients);
+			stopping = now;
+			swept = 0; /* look_at does the rest */
+			for (unsigned i = 0; i < cf.listeners; i++)
+				close(cf.listener[i].fd);
+		}
 	}
 }
 
@@ -798,10 +776,10 @@ take_signals(void)
 static void
 step_all(void)
 {
-	struct conn *oldest = NULL, *next;
+	struct conn *oldest = NULL;
 
 	for (unsigned i = awakes; i-- > 0;) {
-		struct conn *c = &slots[awake[i]];
+		struct conn *c = awake[i];
 
 		if (c->again && (c->state != SHAKE || c->lis->plain))
 			conn_step(c);
@@ -810,14 +788,13 @@ step_all(void)
 	}
 	if (oldest != NULL)
 		conn_step(oldest);
+	/* they may sleep, and are stepped in the next turn, which does not wait */
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
-		struct conn *c = r->hub.posted ? r->hub.subs : NULL;
-
-		for (r->hub.posted = 0; c != NULL; c = next) {
-			next = c->next;
+		for (struct conn *c = r->hub.posted ? r->hub.subs : NULL; c != NULL; c = c->next) {
 			wake(c);
-			conn_step(c);
+			c->again = 1;
 		}
+		r->hub.posted = 0;
 	}
 }
 
@@ -833,17 +810,15 @@ loop(void)
 		poll_for(signal_fd, POLLIN);
 		poll_for(epoll_fd, POLLIN);
 		for (unsigned i = 0; i < cf.listeners; i++)
-			poll_for(paused ? -1 : cf.listener[i].fd, POLLIN);
+			poll_for(paused || stopping ? -1 : cf.listener[i].fd, POLLIN);
 		for (unsigned i = 0; i < awakes;) /* an end moves the last one here */
-			if (interest(&slots[awake[i]]))
-				again |= slots[awake[i++]].again;
-		for (unsigned i = 0; i < cf.routes; i++)
-			again |= cf.route[i].hub.posted;
+			if (interest(awake[i]))
+				again |= awake[i++]->again;
 		poll(pfd, pfds, again ? 0 : TICK);
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 		for (unsigned i = awakes; i-- > 0;)
-			mark_events(&slots[awake[i]]);
+			mark_events(awake[i]);
 		if (pfd[1].revents != 0)
 			wake_sleepers();
 		for (unsigned i = 0; i < cf.listeners; i++)
@@ -867,6 +842,8 @@ main(int argc, char **argv)
 	close(fd);
 	for (int i = 1; i < argc; i++)
 		i += take_word("command line: ", 2, argv[i], argv[i + 1]);
+	if (cf.version || cf.help)
+		return show();
 	check_config();
 	if (cf.check)
 		return 0;

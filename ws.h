@@ -122,7 +122,7 @@ struct hub {                 /* one ring for each hub route, see ws.c */
 	size_t size;
 	uint64_t head, tail; /* where the next entry goes; the oldest entry */
 	struct conn *subs;   /* subscribers, a list through c->next */
-	int posted;          /* an entry came in this turn: main steps the subscribers */
+	int posted;          /* an entry came in this turn: main wakes the subscribers */
 };
 
 struct route {
@@ -131,6 +131,7 @@ struct route {
 	struct names protocols, origins;
 	struct sockaddr_storage addr; /* tcp and unix */
 	socklen_t addr_len;
+	long long ring; /* bytes, as given; 0: by max-message */
 	struct hub hub;
 };
 
@@ -180,7 +181,7 @@ struct conn {
 	union address addr;     /* the client's */
 	const struct listener *lis;
 	struct route *route; /* of the upgrade; NULL before */
-	struct conn *next;   /* subscriber of the same hub; also threads the free list */
+	struct conn *next;   /* subscriber of the same hub */
 	struct tls *tls;
 	unsigned char *io; /* this slot's part of the arena */
 	const char *why;   /* reason of the end: a constant, or in the slot's own arena */
@@ -196,7 +197,8 @@ struct config { /* constant after the start */
 	char hostname[65]; /* accepted in Host: on ws:// */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
-	int verbose, check, tls; /* tls: there is a wss:// listener */
+	long long verbose, check, version, help;
+	int tls; /* there is a wss:// listener */
 };
 
 struct counters {
