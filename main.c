@@ -320,8 +320,7 @@ check_config(void)
 
 		if (ring < least)
 			die(2, "", r->path, "ring= is too small for max-message");
-		for (r->hub.size = 1; r->backend->whole && r->hub.size < ring;)
-			r->hub.size *= 2;
+		r->hub.size = r->backend->whole ? ring : 0;
 	}
 	cf.root_fd = cf.root != NULL ? open(cf.root, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (cf.root != NULL && cf.root_fd < 0)
