@@ -46,9 +46,7 @@ enum {
 	NOTSENT = 16384    /* TCP_NOTSENT_LOWAT */
 };
 
-struct config cf = {
-	.max_clients = 64, .max_per_ip = -1, .max_message = 65536, .timeout = 10, .ping = 30
-};
+struct config cf = { .max_clients = 64, .max_message = 65536, .timeout = 10, .ping = 30 };
 struct counters count;
 int64_t now;
 
@@ -694,25 +692,23 @@ find_slot(const union address *a)
 static void
 accept_some(const struct listener *l)
 {
-	for (int i = 0; i < ACCEPTS; i++) {
-		union address a;
-		socklen_t len = sizeof a;
-		int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		struct conn *c;
+	union address a;
+	socklen_t len = sizeof a;
+	struct conn *c;
+	int fd = 0;
 
-		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-				      errno == ENOMEM)) {
-			log_line(WARNING, "accepting pauses: %s", strerror(errno));
-			paused = 1;
-		}
-		if (fd < 0)
-			return;
-		c = find_slot(&a);
+	for (int i = 0; i < ACCEPTS && fd >= 0; i++) {
+		fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		c = fd >= 0 ? find_slot(&a) : NULL;
 		if (c != NULL) {
 			conn_new(c, fd, l, &a);
-		} else {
+		} else if (fd >= 0) {
 			close(fd);
 			count.refused++;
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			   errno == ENOMEM) {
+			log_line(WARNING, "accepting pauses: %s", strerror(errno));
+			paused = 1;
 		}
 	}
 }
@@ -727,8 +723,7 @@ reload(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		if (c->state == SHAKE)
 			conn_close(c, "reload during the handshake");
-	wrong = cf.tls ? tls_load() : NULL;
-	if (wrong != NULL)
+	if (cf.tls && (wrong = tls_load()) != NULL)
 		log_line(ERR, "reload refused: %s", wrong);
 	else
 		log_line(INFO, "reloaded");
@@ -839,6 +834,7 @@ main(int argc, char **argv)
 	while (fd >= 0 && fd < 3) /* a descriptor below 3 must never be a client */
 		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	close(fd);
+	cf.max_per_ip = -1; /* half of max_clients, whatever that will be */
 	for (int i = 1; i < argc; i++)
 		i += take_word("command line: ", 2, argv[i], argv[i + 1]);
 	if (cf.version || cf.help)
