@@ -12,8 +12,8 @@
  * - A connection ends in conn_close(), with one line in the log, and its slot is wiped.
  * - Deadlines are absolute, on the monotonic clock, and looked at once a second, for all slots.
  *   (A heap of deadlines would save that walk, 5,000 slots in some 50 us, and cost a mechanism.)
- * - Established connections are served before handshakes; of those the oldest makes one step a turn,
- *   since one step may cost a signature.
+ * - Established connections are served before handshakes; of those the oldest makes one step a
+ *   turn, since one step may cost a signature.
  * - Rest: a slot without anything to do for a second gives its arena pages back and leaves the poll
  *   array for one epoll descriptor, which stands in the array for all sleepers.
  */
@@ -258,7 +258,7 @@ static void
 read_config(const char *file)
 {
 	static char text[65536];
-	char where[300], *rest = text, *line, *word, *value;
+	char where[300], *lines = text, *line, *word, *value;
 	int fd = open(file, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
 	ssize_t n = 1;
@@ -270,7 +270,7 @@ read_config(const char *file)
 	if (fd < 0 || n < 0 || used == sizeof text - 1 || strlen(text) != used)
 		die(1, "", file, fd < 0 || n < 0 ? NULL : "is too large or has a NUL byte");
 	close(fd);
-	for (unsigned i = 1; (line = strsep(&rest, "\n")) != NULL; i++) {
+	for (unsigned i = 1; (line = strsep(&lines, "\n")) != NULL; i++) {
 		snprintf(where, sizeof where, "%s:%u: ", file, i);
 		line[strcspn(line, "#\r")] = '\0';
 		word = strtok_r(line, " \t", &line);
@@ -661,8 +661,8 @@ sweep(void)
 /* Accepting. */
 
 /*
- * A slot for a newcomer, if need be the oldest's of those that had two seconds for a request head.
- * It has to count one address's slots, so that a list of the free ones would not save the walk.
+ * A slot for a newcomer, if need be that of the oldest who had two seconds for a request head.
+ * The slots of one address have to be counted, so that a list of free ones would not save the walk.
  */
 static struct conn *
 find_slot(const union address *a)
@@ -675,7 +675,7 @@ find_slot(const union address *a)
 			spare = c;
 			continue;
 		}
-		/* behind the port: IPv4's address and zeros; IPv6's flow label, which is 0, and /64 */
+		/* behind the port: IPv4's address and zeros; IPv6's flow label (0) and /64 */
 		same += memcmp(c->addr.sa.sa_data + 2, a->sa.sa_data + 2, 12) == 0;
 		if (c->first && now - c->start >= UNFINISHED &&
 			(oldest == NULL || c->start < oldest->start))
@@ -737,9 +737,9 @@ log_counters(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		backends += c->bfd >= 0;
 	log_line(INFO,
-		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu handshakes=%llu "
-		"resumed=%llu requests=%llu upgrades=%llu frames_in=%llu frames_out=%llu bytes_in=%llu "
-		"bytes_out=%llu bugs=%llu",
+		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu "
+		"handshakes=%llu resumed=%llu requests=%llu upgrades=%llu frames_in=%llu "
+		"frames_out=%llu bytes_in=%llu bytes_out=%llu bugs=%llu",
 		clients, clients - awakes, backends, count.accepted, count.refused,
 		count.handshakes, count.resumed, count.requests, count.upgrades, count.frames_in,
 		count.frames_out, count.bytes_in, count.bytes_out, count.bugs);
