@@ -146,11 +146,12 @@ struct conn {
 	uint8_t state; /* enum state */
 	/*
 	 * The three lost wake-ups of a poll loop over an engine (each has its test):
-	 * 1. plaintext left in the engine raises no event: whoever stops because its rounds ran out, not
-	 *    for lack of progress, sets `again`, and the loop polls with timeout 0;
+	 * 1. plaintext left in the engine raises no event: whoever stops because its rounds ran
+	 *    out, not for lack of progress, sets `again`, and the loop polls with timeout 0;
 	 * 2. a hub writes into other connections' engines, and unflushed plaintext raises no event
 	 *    either: engines are flushed where the poll interest is computed;
-	 * 3. a slot that stopped for want of room sets `full`; when a write makes room, `again` is set.
+	 * 3. a slot that stopped for want of room sets `full`; when a write makes room, `again`
+	 *    is set.
 	 */
 	uint8_t again, full;
 	uint8_t readable, bready; /* poll said that there is input: of the client, of the backend */
