@@ -27,8 +27,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *const methods[] = { "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS",
-	"TRACE", "PATCH", NULL };
+/* With the space behind them; the last, which is empty, fits any other. */
+static const char *const methods[] = { "GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ",
+	"OPTIONS ", "TRACE ", "PATCH ", "" };
 static const char *const statuses[] = { "101 Switching Protocols", "200 OK",
 	"301 Moved Permanently", "304 Not Modified", "400 Bad Request", "403 Forbidden",
 	"404 Not Found", "405 Method Not Allowed", "421 Misdirected Request",
@@ -52,9 +53,7 @@ static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 static int
 same(const unsigned char *b, size_t from, size_t to, const char *s)
 {
-	for (; from < to && *s != '\0' && tolower(b[from]) == tolower((unsigned char)*s); s++)
-		from++;
-	return from == to && *s == '\0';
+	return to - from == strlen(s) && strncasecmp((const char *)b + from, s, to - from) == 0;
 }
 
 /* From i on, where the first byte of b[i, n) stands that is not in the set; n: there is none. */
@@ -101,7 +100,6 @@ static int
 parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 {
 	size_t i = from;
-	char digits[3] = { 0 };
 
 	if (b[from] != '/' && h->method > 1) {
 		i = to; /* CONNECT host:port, OPTIONS *: 405 */
@@ -121,9 +119,11 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 	h->path = h->path_end = (uint16_t)i;
 	for (; i < to && b[i] != '?'; i++) {
 		if (b[i] == '%') { /* decoded once */
+			/* there are two more bytes: " HTTP/1.1" stands behind the target */
+			const char digits[] = { (char)b[i + 1], (char)b[i + 2], '\0' };
+
 			if (span(b, i + 1, to, "0123456789abcdefABCDEF") < i + 3)
 				return 400;
-			memcpy(digits, b + i + 1, 2);
 			i += 2;
 			b[i] = (unsigned char)strtol(digits, NULL, 16);
 			if (b[i] < ' ' || b[i] == 127 || b[i] == '/')
@@ -134,32 +134,6 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 	}
 	b[h->path_end] = '\0'; /* in place of the space or query behind the path */
 	return 0;
-}
-
-/* RFC 9112 3: the line at *at, which moves behind it; the target is left in h->path as it is. */
-static int
-parse_request_line(const unsigned char *b, size_t n, size_t *at, struct head *h)
-{
-	size_t from = *at, i = span(b, from, n, token), m = 0;
-
-	if (i == from || i == n || b[i] != ' ')
-		return 400;
-	while (methods[m] != NULL &&
-		(strlen(methods[m]) != i - from || memcmp(methods[m], b + from, i - from) != 0))
-		m++;
-	for (from = ++i; i < n && b[i] > ' ' && b[i] < 127 && b[i] != '#'; i++)
-		;
-	if (i == from || i + 11 > n || memcmp(b + i, " HTTP/", 6) != 0 || !isdigit(b[i + 6]) ||
-		b[i + 7] != '.' || !isdigit(b[i + 8]) || b[i + 9] != '\r')
-		return 400;
-	h->method = (uint8_t)m;
-	h->path = (uint16_t)from;
-	h->path_end = (uint16_t)i;
-	h->minor = b[i + 8] == '1';
-	*at = i + 11;
-	if (methods[m] == NULL)
-		return 501;
-	return b[i + 6] == '1' && b[i + 8] <= '1' ? 0 : 505;
 }
 
 /* RFC 9112 5: the field line at *at, which moves behind it. */
@@ -191,35 +165,50 @@ parse_field(const unsigned char *b, size_t n, size_t *at, struct head *h)
 int
 http_parse(unsigned char *b, size_t n, struct head *h)
 {
-	size_t i = n >= 2 && b[0] == '\r' ? 2 : 0; /* 2.2: an empty line before the request */
+	size_t from = n >= 2 && b[0] == '\r' ? 2 : 0; /* 2.2: an empty line before the request */
+	size_t i = span(b, from, n, token), at, m = 0;
 	int status;
 
 	memset(h, 0, sizeof *h);
-	status = parse_request_line(b, n, &i, h);
-	while (status == 0 && i < n && b[i] != '\r')
-		status = parse_field(b, n, &i, h);
+	if (i == from || i == n || b[i] != ' ') /* 3: the request line */
+		return 400;
+	while (strncmp((const char *)b + from, methods[m], strlen(methods[m])) != 0)
+		m++;
+	for (from = ++i; i < n && b[i] > ' ' && b[i] < 127 && b[i] != '#'; i++)
+		;
+	if (i == from || i + 11 > n || memcmp(b + i, " HTTP/", 6) != 0 || !isdigit(b[i + 6]) ||
+		b[i + 7] != '.' || !isdigit(b[i + 8]) || b[i + 9] != '\r')
+		return 400;
+	h->method = (uint8_t)m;
+	h->minor = b[i + 8] == '1';
+	if (*methods[m] == '\0')
+		return 501;
+	status = b[i + 6] == '1' && b[i + 8] <= '1' ? 0 : 505;
+	for (at = i + 11; status == 0 && at < n && b[at] != '\r';)
+		status = parse_field(b, n, &at, h);
 	if (status == 0) /* 3.2: in any case; 3.2.2: what absolute-form says takes its place */
 		status = take_host(b, h->last[HOST].value, h->last[HOST].value_end, h);
-	return status == 0 ? parse_target(b, h->path, h->path_end, h) : status;
+	return status == 0 ? parse_target(b, from, i, h) : status;
 }
 
-/* Whether the fields of that name, all one list (RFC 9110 5.6.1), have `want` as an element. */
+/*
+ * Whether the fields of that name, all one list (RFC 9110 5.6.1), have `want` as an element:
+ * subprotocols and tags with case.
+ */
 static int
 says(const unsigned char *b, const struct head *h, int name, const char *want)
 {
-	for (const struct field *f = h->field; f < h->field + h->fields; f++) {
-		size_t from, to, i;
+	size_t n = strlen(want), from, to;
 
-		for (from = f->value; f->known == name && from < f->value_end; from = i + 1) {
-			from = to = span(b, from, f->value_end, " \t");
-			for (i = from; i < f->value_end && b[i] != ','; i++)
-				if (!isblank(b[i]))
-					to = i + 1;
-			if (same(b, from, to, want) &&
-				(name < WS_PROTOCOL || memcmp(b + from, want, to - from) == 0))
-				return 1; /* subprotocols and tags with case */
+	for (const struct field *f = h->field; f < h->field + h->fields; f++)
+		for (from = f->value; f->known == name && from < f->value_end; from = to + 1) {
+			to = from + strcspn((const char *)b + from, ",\r");
+			from = span(b, from, to, " \t");
+			if (from + n <= to && span(b, from + n, to, " \t") == to &&
+				same(b, from, from + n, want) &&
+				(name < WS_PROTOCOL || memcmp(b + from, want, n) == 0))
+				return 1;
 		}
-	}
 	return 0;
 }
 
@@ -277,24 +266,25 @@ host_allowed(const struct conn *c, const unsigned char *b, const struct head *h)
 	       same(b, h->host, h->port, "localhost") || same(b, h->host, h->port, cf.hostname);
 }
 
-/* RFC 6454 7: compared as a whole; without a list it must be the host asked for, on our scheme. */
+/*
+ * RFC 6454 7: compared as a whole; without a list it must be the host asked for, on our scheme,
+ * where the default port may be named or not.
+ */
 static int
 origin_allowed(const struct conn *c, const struct names *list, const unsigned char *b,
-	const struct head *h, const struct field *f)
+	const struct head *h, const struct field *origin)
 {
+	const char *scheme = c->lis->plain ? "http://" : "https://";
 	const char *port = c->lis->plain ? ":80" : ":443";
-	size_t end = same(b, h->port, h->host_end, port) ? h->port : h->host_end;
-	char own[HEAD_MAX];
-	int n;
+	size_t host_end = same(b, h->port, h->host_end, port) ? h->port : h->host_end;
+	size_t from = origin->value + strlen(scheme), end = origin->value_end;
 
 	if (list->n > 0)
-		return listed(list, b, f->value, f->value_end);
-	n = snprintf(own, sizeof own, "%s://%.*s%s", c->lis->plain ? "http" : "https",
-		(int)(end - h->host), (const char *)b + h->host, port);
-	if (end == h->port && same(b, f->value, f->value_end, own))
-		return 1; /* the default port may be named or not */
-	own[n - (int)strlen(port)] = '\0';
-	return same(b, f->value, f->value_end, own);
+		return listed(list, b, origin->value, end);
+	if (host_end == h->port && same(b, end - strlen(port), end, port))
+		end -= strlen(port);
+	return end - from == host_end - h->host && same(b, origin->value, from, scheme) &&
+	       strncasecmp((const char *)b + from, (const char *)b + h->host, end - from) == 0;
 }
 
 /* The upgrade (RFC 6455 4.2). */
@@ -320,8 +310,10 @@ upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 {
 	const struct field *version = &h->last[WS_VERSION], *origin = &h->last[ORIGIN];
 	const struct names *list = r->origins.n > 0 ? &r->origins : &cf.origins;
+	const struct names *ours = &r->protocols;
 	size_t key = h->last[WS_KEY].value, key_end = h->last[WS_KEY].value_end;
-	char accept[28] = "", protocol[REPLY_MAX / 2] = "", *why = (char *)c->io + IO_STASH;
+	char accept[28] = "", *why = (char *)c->io + IO_STASH;
+	const char *protocol = "";
 	int asked = says(b, h, CONNECTION, "Upgrade") && says(b, h, UPGRADE, "websocket");
 
 	if (h->method > 0)
@@ -333,22 +325,21 @@ upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 			"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 			"Sec-WebSocket-Version: 13\r\n");
 	/* 4.1: 16 bytes in base64, 22 characters, of the last only two bits, and "==" */
-	if (key_end - key != 24 || span(b, key, key_end, base64) != key + 22 ||
-		!same(b, key + 22, key_end, "==") || strchr("AQgw", b[key + 21]) == NULL)
+	if (span(b, key, key_end, base64) != key + 22 || !same(b, key + 22, key_end, "==") ||
+		strchr("AQgw", b[key + 21]) == NULL)
 		return reply(c, 400, "bad Sec-WebSocket-Key", "");
 	if (origin->value != 0 && !origin_allowed(c, list, b, h, origin)) {
 		snprintf(why, 160, "foreign Origin: --origin %.*s would allow it",
 			origin->value_end - origin->value, (const char *)b + origin->value);
 		return reply(c, 403, why, "");
 	}
-	for (unsigned i = r->protocols.n; i-- > 0;)
-		if (says(b, h, WS_PROTOCOL, r->protocols.v[i]))
-			snprintf(protocol, sizeof protocol, "Sec-WebSocket-Protocol: %s\r\n",
-				r->protocols.v[i]);
+	for (unsigned i = ours->n; i-- > 0;) /* the first of ours that is asked for, and fits */
+		if (strlen(ours->v[i]) < REPLY_MAX / 2 && says(b, h, WS_PROTOCOL, ours->v[i]))
+			protocol = ours->v[i];
 	accept_key(b + key, accept);
 	snprintf((char *)b, REPLY_MAX, /* shorter than the request, which had all of this */
-		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s=\r\n%s",
-		accept, protocol);
+		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s=%s%s\r\n",
+		accept, *protocol != '\0' ? "\r\nSec-WebSocket-Protocol: " : "", protocol);
 	c->route = r;
 	c->deadline = now + cf.timeout;
 	c->state = CONNECT;
@@ -363,10 +354,8 @@ step_connect(struct conn *c)
 
 	if (s == WAIT && now < c->deadline)
 		return WAIT;
-	if (s != MORE) {
-		ws_leave(c);
+	if (s != MORE) /* what is open of the backend is left behind the reply */
 		return reply(c, 502, s == WAIT ? "backend did not answer" : c->why, "");
-	}
 	reply(c, 101, NULL, (const char *)c->io + IO_TEXT);
 	c->state = OPEN;
 	count.upgrades++;
@@ -377,32 +366,26 @@ step_connect(struct conn *c)
 /* Files. */
 
 /*
- * Opens the regular file that the path names, component by component, each with its slash cut off
- * for a moment.  -1: there is none, *st tells what else the last one is, errno why not (0: a rule).
+ * Opens the regular file that the path names, component by component.  -1: there is none, *st tells
+ * what else the last one is, errno why not.
  */
 static int
-open_file(char *path, struct stat *st)
+open_file(const char *path, struct stat *st)
 {
 	const int flags = O_NOFOLLOW | O_CLOEXEC;
 	int dir = openat(cf.root_fd, ".", O_PATH | flags), fd = -1, next;
-	const char *name = path + 1;
-	char *slash;
+	char copy[HEAD_MAX], *rest = copy, *name;
 
-	while (dir >= 0 && *name != '.' && *name != '/' && (slash = strchr(name, '/')) != NULL) {
-		*slash = '\0';
+	snprintf(copy, sizeof copy, "%s%s", path + 1,
+		path[strlen(path) - 1] == '/' ? "index.html" : "");
+	for (name = strsep(&rest, "/"); dir >= 0 && rest != NULL; name = strsep(&rest, "/")) {
 		next = openat(dir, name, O_PATH | O_DIRECTORY | flags);
-		*slash = '/';
 		close(dir);
 		dir = next;
-		name = slash + 1;
 	}
 	if (dir < 0)
 		return -1;
-	errno = 0;
-	if (*name == '\0')
-		name = "index.html";
-	if (*name != '.' && *name != '/' && fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) == 0 &&
-		S_ISREG(st->st_mode))
+	if (fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st->st_mode))
 		fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | flags);
 	if (fd >= 0 && fstat(fd, st) != 0)
 		st->st_mode = 0;
@@ -419,12 +402,13 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 
 	if (h->method > 1)
 		return reply(c, 405, "method on a file", "Allow: GET, HEAD\r\n");
-	c->bfd = open_file(path, &st);
+	snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
+	errno = 0;
+	if (strstr(path, "//") == NULL && strstr(path, "/.") == NULL)
+		c->bfd = open_file(path, &st);
 	if (S_ISDIR(st.st_mode) && b[h->path_end - 1] != '/' && !h->escaped &&
-		strlen(path) < REPLY_MAX / 4) {
-		snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
+		strlen(path) < REPLY_MAX / 4)
 		return reply(c, 301, "directory", fields);
-	}
 	if (c->bfd < 0 || !S_ISREG(st.st_mode)) /* it may have been exchanged meanwhile */
 		return reply(c, errno == EMFILE || errno == ENFILE ? 503 : 404, "no such file", "");
 	snprintf(tag, sizeof tag, "W/\"%llx-%lx-%llx\"", (unsigned long long)st.st_mtim.tv_sec,
@@ -477,9 +461,9 @@ step_head(struct conn *c)
 	count.requests++;
 	c->first = 0;
 	c->bodiless = h.method == 1;
+	snprintf(c->path, sizeof c->path, "%s", status == 0 ? (const char *)b + h.path : "");
 	if (status != 0)
 		return reply(c, status, status == 431 ? "head too large" : "malformed request", "");
-	snprintf(c->path, sizeof c->path, "%s", (const char *)b + h.path);
 	for (char *q = c->path; (q = strchr(q, ' ')) != NULL;)
 		*q = '?'; /* it is one field of a log line */
 	log_line(DEBUG, "request %s", c->path);
