@@ -10,6 +10,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UNIT = os.path.join(TOP, "test", "unit")
 CC = ["gcc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+pytestmark = pytest.mark.xdist_group("unit")  # one worker builds for all
 
 
 def cases():
