@@ -1065,3 +1065,23 @@ def answers(port):
         return True
     except OSError:
         return False
+
+
+def test_a_refused_second_request_has_no_path_of_the_first(hasty):
+    c = hasty.connect(True)
+    assert c.request("GET", "/nothing-here", {"Host": "localhost"}).status == 404
+    c.send(b"GET /other HTTP/1.1\r\n\r\n")
+    assert c.reply().status == 400
+    c.shutdown_write()
+    c.recv_all()
+    assert "/nothing-here" not in line_of(hasty, c).group(0)
+
+
+def test_a_long_subprotocol_never_cuts_the_reply(wssd):
+    long, short = "p" * 600, "mqtt"
+    with wssd("/x=echo,protocol=%s|%s" % (long, short), tls=False, plain=True).connect() as c:
+        c.send(wsraw.upgrade_head("/x", c.host, changes={"Sec-WebSocket-Protocol": "%s, %s" % (long, short)}))
+        r = c.reply()
+        assert r.status == 101 and r.get("Sec-WebSocket-Protocol") == short
+        c.send_text("whole")
+        c.expect_text("whole")
