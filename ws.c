@@ -34,21 +34,17 @@ ws_frame(const unsigned char *b, size_t n, struct frame *f)
 {
 	unsigned first = n > 0 ? b[0] : 128, second = n > 1 ? b[1] : 128, form = second & 127;
 	size_t size = form < 126 ? 2 : form == 126 ? 4 : 10;
+	uint64_t least = size == 2 ? 0 : size == 4 ? 126 : 65536;
 
 	f->fin = first > 127;
 	f->opcode = first & 15;
 	f->length = size == 2 ? form : 0;
-	if ((first & 0x70) != 0 || (f->opcode & 7) > BINARY || second < 128) /* 5.2, 5.1 */
-		return -1002;
-	if (f->opcode >= CLOSE && (!f->fin || form > CONTROL_MAX)) /* 5.5 */
-		return -1002;
-	if (size == 10 && n > 2 && b[2] > 127) /* 5.2: the most significant bit must be 0 */
-		return -1002;
-	if (n < size)
-		return 0;
-	for (size_t i = 2; i < size; i++)
+	for (size_t i = 2; i < size && i < n; i++)
 		f->length = f->length << 8 | b[i];
-	if ((size == 4 && f->length < 126) || (size == 10 && f->length < 65536)) /* 5.2: minimal */
+	if ((first & 0x70) != 0 || (f->opcode & 7) > BINARY || second < 128 || /* 5.2, 5.1 */
+		(f->opcode >= CLOSE && (!f->fin || form > CONTROL_MAX)) ||     /* 5.5 */
+		(size == 10 && n > 2 && b[2] > 127) || /* 5.2: the most significant bit must be 0 */
+		(n >= size && f->length < least))      /* 5.2: the shortest form */
 		return -1002;
 	if (n < size + 4)
 		return 0;
