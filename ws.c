@@ -115,13 +115,11 @@ static unsigned char *
 window(struct conn *c, size_t least, size_t *room)
 {
 	unsigned char *q = tls_room(c, room);
+	int fits = *room >= HEADER + least;
 
-	if (*room < HEADER + least) {
-		c->full = 1;
-		return NULL;
-	}
-	*room -= HEADER;
-	return q;
+	c->full |= !fits;
+	*room -= fits ? HEADER : 0;
+	return fits ? q : NULL;
 }
 
 /*
@@ -136,10 +134,8 @@ put_frame(struct conn *c, int fin, int opcode, const void *p, size_t n)
 
 	if (q == NULL)
 		return -1;
-	if (n > room) {
-		n = room;
-		fin = 0;
-	}
+	fin = fin && n <= room;
+	n = n <= room ? n : room;
 	room = ws_header(q, fin, opcode, (uint16_t)n);
 	memmove(q + room, p, n);
 	tls_put(c, room + n);
