@@ -322,18 +322,15 @@ void
 ws_leave(struct conn *c)
 {
 	static const struct linger reset = { 1, 0 };
-	int clean = c->beof || (c->got_close && !c->deaf);
+	struct conn *none = NULL, **p = c->route != NULL ? &c->route->hub.subs : &none;
+	int clean = c->route == NULL || c->beof || (c->got_close && !c->deaf);
 
-	if (c->route != NULL) {
-		struct conn **p = &c->route->hub.subs;
-
-		while (*p != NULL && *p != c)
-			p = &(*p)->next;
-		if (*p == c)
-			*p = c->next;
-		if (c->bfd >= 0 && !clean)
-			setsockopt(c->bfd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-	}
+	while (*p != NULL && *p != c)
+		p = &(*p)->next;
+	if (*p == c)
+		*p = c->next;
+	if (c->bfd >= 0 && !clean)
+		setsockopt(c->bfd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 	if (c->bfd >= 0)
 		close(c->bfd);
 	c->bfd = -1;
