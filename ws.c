@@ -421,11 +421,9 @@ hub_output(struct conn *c)
 	struct entry e;
 	size_t room;
 
-	for (; c->cursor != h->head; c->cursor += sizeof e + e.n) {
-		if (c->cursor < h->tail) {
-			ws_close(c, 1013, "subscriber lags behind the ring");
-			return;
-		}
+	if (c->cursor < h->tail)
+		ws_close(c, 1013, "subscriber lags behind the ring");
+	for (; c->closing == 0 && c->cursor != h->head; c->cursor += sizeof e + e.n) {
 		memcpy(&e, ring_at(h, c->cursor), sizeof e);
 		if (e.sender == c->id)
 			continue;
