@@ -17,7 +17,6 @@
 #include "ws.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -461,11 +460,11 @@ static const char *
 unix_address(struct route *r, char *text)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)&r->addr;
-	int n = snprintf(un->sun_path, sizeof un->sun_path, "%s", text);
+	const char *end = memccpy(un->sun_path, text, '\0', sizeof un->sun_path);
 
 	un->sun_family = AF_UNIX;
 	r->addr_len = sizeof *un;
-	return n > 0 && n < (int)sizeof un->sun_path ? NULL : "needs a path of at most 107 bytes";
+	return end != NULL && text[0] != '\0' ? NULL : "needs a path of at most 107 bytes";
 }
 
 /* connect(2) again tells how the first went; a Unix socket's full backlog is tried each second. */
