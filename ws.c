@@ -475,7 +475,6 @@ stream_open(struct conn *c)
 
 	if (c->bfd < 0)
 		c->bfd = socket(r->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	c->bfull = 0;
 	if (c->bfd >= 0 && (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
 				   errno == EISCONN))
 		return MORE;
