@@ -213,11 +213,10 @@ read_header(struct conn *c, const unsigned char *p, size_t n)
 {
 	unsigned char *stash = c->io + IO_STASH;
 	struct frame *f = &c->frame;
-	size_t had = c->stashed, whole, room;
+	size_t had = c->stashed, most = FRAME_MAX + CONTROL_MAX - had, whole, room;
 	int len;
 
-	if (n > FRAME_MAX + CONTROL_MAX - had)
-		n = FRAME_MAX + CONTROL_MAX - had;
+	n = n < most ? n : most;
 	memcpy(stash + had, p, n);
 	len = ws_frame(stash, had + n, f);
 	if (len < 0)
@@ -240,12 +239,10 @@ read_header(struct conn *c, const unsigned char *p, size_t n)
 		return f->opcode == CLOSE ? take_close(c, stash + len, (size_t)f->length) : MORE;
 	}
 	if ((f->opcode == CONTINUATION) != (c->message != 0)) /* 5.4 */
-		return fail(c, 1002,
-			c->message != 0 ? "message inside a message" : "continues nothing");
+		return fail(c, 1002, c->message ? "message inside a message" : "continues nothing");
 	if (c->route->backend->whole && f->length > (uint64_t)cf.max_message - c->text)
 		return fail(c, 1009, "message above max-message");
-	if (f->opcode != CONTINUATION)
-		c->message = f->opcode;
+	c->message |= f->opcode; /* one of the two is CONTINUATION, 0 */
 	c->in_frame = 1;
 	return MORE;
 }
@@ -257,8 +254,7 @@ read_payload(struct conn *c, unsigned char *p, size_t n)
 	int last = f->fin && n >= f->length;
 	ssize_t used;
 
-	if (n > f->length)
-		n = (size_t)f->length;
+	n = n < f->length ? n : (size_t)f->length;
 	if (n > c->clear) {
 		ws_unmask(p + c->clear, n - c->clear, &f->mask);
 		if (c->message == TEXT && !ws_utf8(&c->utf8, p + c->clear, n - c->clear))
@@ -298,10 +294,10 @@ ws_step(struct conn *c)
 		return MORE;
 	}
 	p = tls_peek(c, &n);
-	if (c->got_close || (p == NULL && !(c->in_frame && c->frame.length == 0)))
-		return WAIT;
-	if (p == NULL)
+	if (p == NULL && c->in_frame && c->frame.length == 0)
 		p = c->io + IO_STASH; /* an empty payload */
+	if (p == NULL || c->got_close)
+		return WAIT;
 	return c->in_frame ? read_payload(c, p, n) : read_header(c, p, n);
 }
 
@@ -389,8 +385,7 @@ hub_input(struct conn *c, const unsigned char *p, size_t n, int last)
 		memcpy(c->io + IO_TEXT + c->text, p, n);
 		p = c->io + IO_TEXT;
 		c->text = (uint32_t)left;
-		if (c->text_high < c->text)
-			c->text_high = c->text;
+		c->text_high = c->text_high < c->text ? c->text : c->text_high;
 	}
 	if (!last)
 		return (ssize_t)n;
