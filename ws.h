@@ -22,11 +22,8 @@
  * That one rule is the backpressure, and there is no queue that could overflow.
  */
 #include <netinet/in.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
-#include <sys/types.h>
-#include <sys/un.h>
 
 #define WSSD_VERSION "0.1"
 
@@ -117,22 +114,20 @@ struct backend { /* a function that is NULL has nothing to do */
 	void (*output)(struct conn *c);
 };
 
-struct hub {                 /* one ring for each hub route, see ws.c */
-	unsigned char *ring; /* size bytes */
-	size_t size;
-	uint64_t head, tail; /* where the next entry goes; the oldest entry */
-	struct conn *subs;   /* subscribers, a list through c->next */
-	int posted;          /* an entry came in this turn: main wakes the subscribers */
-};
-
 struct route {
 	char *path;
 	const struct backend *backend;
 	struct names protocols, origins;
 	struct sockaddr_storage addr; /* tcp and unix */
 	socklen_t addr_len;
-	long long ring; /* bytes, as given; 0: by max-message */
-	struct hub hub;
+	long long ring;              /* bytes, as given; 0: by max-message */
+	struct hub {                 /* a hub route's ring, see ws.c */
+		unsigned char *ring; /* size bytes */
+		size_t size;
+		uint64_t head, tail; /* where the next entry goes; the oldest entry */
+		struct conn *subs;   /* subscribers, a list through c->next */
+		int posted;          /* an entry came in this turn: main wakes the subscribers */
+	} hub;
 };
 
 struct listener {
@@ -154,32 +149,48 @@ struct conn {
 	 *    is set.
 	 */
 	uint8_t again, full;
-	uint8_t readable, bready; /* poll said that there is input: of the client, of the backend */
-	uint8_t bfull, beof;      /* the backend takes no more for now; it has ended */
-	uint8_t asleep;           /* at rest */
-	uint8_t misplaced;        /* plain HTTP on a TLS port */
-	uint8_t bye;              /* DRAIN: nothing more to say or to hear, tls_bye does the rest */
-	uint8_t first, keep;      /* HTTP: no head was complete yet; stays open after this reply */
-	uint8_t scan, bodiless;   /* HTTP: state of http_scan; the answer to HEAD */
-	uint8_t in_frame;         /* a data frame is being read: its header was */
-	uint8_t message, sending; /* opcode of the message being read, or 0; echo: it has begun */
-	uint8_t utf8, stashed;    /* state of ws_utf8; bytes in IO_STASH */
-	uint8_t got_close, sent_close, pinged; /* control frames; a ping of ours is unanswered */
-	uint8_t deaf;             /* the client broke the protocol: nothing more is read */
-	uint16_t closing;         /* close code to send; 0: none */
-	uint16_t status;          /* HTTP status or close code, for the log */
+	/*
+	 * Poll said that there is input: of the client, of the backend.  The backend takes no more
+	 * for now; it has ended.
+	 */
+	uint8_t readable, bready, bfull, beof;
+	/*
+	 * At rest.  Plain HTTP on a TLS port.  DRAIN: nothing more to say or to hear, tls_bye does
+	 * the rest.
+	 */
+	uint8_t asleep, misplaced, bye;
+	/*
+	 * HTTP: no head was complete yet; the connection stays open after this reply; state of
+	 * http_scan; the answer is to HEAD.
+	 */
+	uint8_t first, keep, scan, bodiless;
+	/*
+	 * A data frame is being read: its header was.  Opcode of the message being read, or 0.
+	 * Echo: that message has begun to go out.
+	 */
+	uint8_t in_frame, message, sending;
+	uint8_t utf8, stashed; /* state of ws_utf8; bytes in IO_STASH */
+	/*
+	 * Close frames.  A ping of ours is unanswered.  The client broke the protocol: nothing more
+	 * is read.
+	 */
+	uint8_t got_close, sent_close, pinged, deaf;
+	uint16_t closing, status; /* close code to send, or 0; HTTP status or close code to log */
 	uint32_t clear;           /* bytes unmasked in the window */
 	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
-	uint32_t id;              /* serial number */
-	uint32_t spot, polled;    /* place in the list of awake slots; in the poll array */
-	int fd, bfd;              /* client; backend or file; -1: none */
-	uint64_t left, cursor;    /* of the file, in bytes; hub: the next entry */
+	/* Serial number; place in the list of awake slots; in the poll array. */
+	uint32_t id, spot, polled;
+	int fd, bfd;                /* client; backend or file; -1: none */
+	uint64_t left, cursor;      /* of the file, in bytes; hub: the next entry */
 	unsigned long long in, out; /* plaintext bytes */
-	int64_t start, deadline;    /* milliseconds of the monotonic clock, as all below */
-	int64_t heard, stepped; /* last byte from the client; last step, 0: the arena is empty */
-	int64_t stalled;        /* since when output waits for the client; 0: it does not */
-	union address addr;     /* the client's */
+	/*
+	 * Milliseconds of the monotonic clock: of accept(2); of the state's end; of the last byte
+	 * from the client; of the last step, 0: the arena is empty; since when output waits for
+	 * the client, 0: it does not.
+	 */
+	int64_t start, deadline, heard, stepped, stalled;
+	union address addr; /* the client's */
 	const struct listener *lis;
 	struct route *route; /* of the upgrade; NULL before */
 	struct conn *next;   /* subscriber of the same hub */
