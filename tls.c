@@ -70,15 +70,13 @@ static struct {
 
 /* RFC 7905 2, RFC 5289 3.2; six of them count, from the first or from the third on. */
 static const uint16_t suites[] = { 0xcca9, 0xcca8, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8 };
-static const char *const suite_names[] = { "ECDHE-ECDSA-CHACHA20-POLY1305",
-	"ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256",
-	"ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
-	"ECDHE-RSA-AES256-GCM-SHA384" };
-
 static const struct {
 	int code;
 	const char *text;
-} errors[] = { /* 256 + n: alert n received; 512 + n: sent (RFC 5246 7.2) */
+} texts[] = { /* of suites, and of errors: 256 + n: alert n received; 512 + n: sent (RFC 5246 7.2) */
+	{ 0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305" }, { 0xcca8, "ECDHE-RSA-CHACHA20-POLY1305" },
+	{ 0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256" }, { 0xc02f, "ECDHE-RSA-AES128-GCM-SHA256" },
+	{ 0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384" }, { 0xc030, "ECDHE-RSA-AES256-GCM-SHA384" },
 	{ BR_ERR_BAD_VERSION, "wrong record version" }, { BR_ERR_BAD_MAC, "bad record MAC" },
 	{ BR_ERR_UNSUPPORTED_VERSION, "not TLS" }, { BR_ERR_UNEXPECTED, "unexpected message" },
 	{ BR_ERR_BAD_LENGTH, "wrong record length" }, { BR_ERR_BAD_PARAM, "malformed handshake" },
@@ -100,6 +98,15 @@ dead(struct conn *c, const char *why)
 	return DEAD;
 }
 
+static const char *
+text_of(int code, const char *otherwise)
+{
+	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+		if (texts[i].code == code)
+			return texts[i].text;
+	return otherwise;
+}
+
 /* Loading: files to banks. */
 
 static void
@@ -117,7 +124,6 @@ append(void *ctx, const void *data, size_t len)
 static const char *
 take_certificate(struct bank *b, size_t from)
 {
-	br_x509_trust_anchor *ta = &b->anchor[b->certs];
 	br_x509_decoder_context *xd = &b->decoded[b->certs];
 	unsigned char *der = b->room + from, *dn = b->room + b->used;
 
@@ -128,10 +134,8 @@ take_certificate(struct bank *b, size_t from)
 	br_x509_decoder_push(xd, der, (size_t)(dn - der));
 	if (br_x509_decoder_get_pkey(xd) == NULL) /* the rest of the chain is the client's affair */
 		return b->ca[0] == 0 && b->certs > 1 ? NULL : "cannot be read";
-	ta->dn.data = dn;
-	ta->dn.len = (size_t)(b->room + b->used - dn);
-	ta->flags = br_x509_decoder_isCA(xd) ? BR_X509_TA_CA : 0;
-	ta->pkey = *br_x509_decoder_get_pkey(xd);
+	b->anchor[b->certs - 1] = (br_x509_trust_anchor){ { dn, (size_t)(b->room + b->used - dn) },
+		br_x509_decoder_isCA(xd) ? BR_X509_TA_CA : 0, *br_x509_decoder_get_pkey(xd) };
 	return NULL;
 }
 
@@ -142,22 +146,22 @@ key_matches(const struct bank *b)
 	static const unsigned char hash[br_sha256_SIZE] = "any 32 bytes serve the purpose.";
 	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
 	const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&b->key);
+	const br_ec_impl *impl = br_ec_get_default();
 	const br_x509_pkey *pk = &b->anchor[0].pkey;
-	const unsigned char *oid = BR_HASH_OID_SHA256;
-	unsigned char signature[BR_X509_BUFSIZE_SIG], out[br_sha256_SIZE];
+	unsigned char sig[BR_X509_BUFSIZE_SIG], out[sizeof hash];
 	size_t n;
 
 	if (pk->key_type != br_skey_decoder_key_type(&b->key))
 		return 0;
 	if (ec != NULL) {
-		n = br_ecdsa_i31_sign_asn1(&br_ec_all_m31, &br_sha256_vtable, hash, ec, signature);
-		return br_ecdsa_i31_vrfy_asn1(
-			       &br_ec_all_m31, hash, sizeof hash, &pk->key.ec, signature, n) == 1;
+		n = br_ecdsa_sign_asn1_get_default()(impl, &br_sha256_vtable, hash, ec, sig);
+		return br_ecdsa_vrfy_asn1_get_default()(
+			       impl, hash, sizeof hash, &pk->key.ec, sig, n) == 1;
 	}
 	n = (rsa->n_bitlen + 7) / 8;
-	return n <= sizeof signature &&
-	       br_rsa_i31_pkcs1_sign(oid, hash, sizeof hash, rsa, signature) == 1 &&
-	       br_rsa_i31_pkcs1_vrfy(signature, n, oid, sizeof out, &pk->key.rsa, out) == 1 &&
+	return n <= sizeof sig &&
+	       br_rsa_pkcs1_sign_get_default()(NULL, hash, sizeof hash, rsa, sig) == 1 &&
+	       br_rsa_pkcs1_vrfy_get_default()(sig, n, NULL, sizeof out, &pk->key.rsa, out) == 1 &&
 	       memcmp(hash, out, sizeof hash) == 0;
 }
 
@@ -184,16 +188,13 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 	const char *wrong = NULL;
 	size_t n = 0, at = 0, from = 0;
 	unsigned line = 1;
-	int missing = 1, event;
-	ssize_t more = 1;
-	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	int missing = 1, event, fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	ssize_t more = fd;
 
-	while (fd >= 0 && more > 0 && (more = read(fd, text + n, sizeof text - 1 - n)) > 0)
+	while (more >= 0 && (more = read(fd, text + n, sizeof text - 1 - n)) > 0)
 		n += (size_t)more;
-	if (fd < 0 || more < 0)
+	if (more < 0)
 		wrong = strerror(errno);
-	else if (n == sizeof text - 1)
-		wrong = "file too large";
 	if (fd >= 0)
 		close(fd);
 	text[n++] = '\n'; /* the last line may lack its end */
@@ -213,7 +214,7 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 		} else if (event == BR_PEM_ERROR) {
 			wrong = "not valid PEM";
 		}
-		if (b->used == sizeof b->room)
+		if (b->used == sizeof b->room || n == sizeof text)
 			wrong = "too large";
 	}
 	for (size_t i = 0; i + 1 < at; i++)
@@ -233,9 +234,10 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
  * each copy injects its own or is refused.  Its buffers only serve for the reset, too.
  */
 static void
-prepare(void)
+prepare(const struct bank *b)
 {
 	static const char *alpn[] = { "http/1.1" };
+	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
 	br_ssl_engine_context *eng = &model.eng;
 	int aes = br_aes_x86ni_ctr_get_vtable() != NULL || br_aes_pwr8_ctr_get_vtable() != NULL;
 
@@ -251,6 +253,15 @@ prepare(void)
 	br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
 	br_ssl_engine_set_default_aes_gcm(eng);
 	br_ssl_engine_set_default_chapol(eng);
+	br_ssl_engine_set_default_rsavrfy(eng);
+	br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
+	if (ec != NULL)
+		br_ssl_server_set_single_ec(&model, b->cert, b->ca[0], ec, BR_KEYTYPE_SIGN, 0,
+			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	else
+		br_ssl_server_set_single_rsa(&model, b->cert, b->ca[0],
+			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL,
+			br_rsa_pkcs1_sign_get_default());
 	br_ssl_engine_set_buffer(eng, caches[0].store, sizeof caches[0].store, 1);
 	br_ssl_engine_inject_entropy(eng, "wssd", 4);
 	br_ssl_server_reset(&model);
@@ -277,7 +288,7 @@ tls_load(void)
 		b->ca[i + 1] = b->certs;
 	}
 	if (wrong == NULL) {
-		prepare();
+		prepare(b);
 		spare = bank;
 		bank = b;
 	}
@@ -290,7 +301,6 @@ tls_open(struct conn *c)
 {
 	struct tls *t = c->tls;
 	br_ssl_engine_context *eng = &t->sc.eng;
-	const br_ec_private_key *ec = br_skey_decoder_get_ec(&bank->key);
 	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
 	const br_x509_trust_anchor *ca = bank->anchor + bank->ca[i];
 	br_x509_minimal_context *xc = (void *)(c->io + IO_X509);
@@ -304,22 +314,12 @@ tls_open(struct conn *c)
 	br_ssl_engine_set_buffers_bidi(eng, c->io + IO_IN, TLS_IN, c->io + IO_OUT, TLS_OUT);
 	eng->log_max_frag_len = 9; /* no record is longer, it thinks, and grants no shorter ones */
 	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
-	if (ec != NULL)
-		br_ssl_server_set_single_ec(&t->sc, bank->cert, bank->ca[0], ec, BR_KEYTYPE_SIGN, 0,
-			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	else
-		br_ssl_server_set_single_rsa(&t->sc, bank->cert, bank->ca[0],
-			br_skey_decoder_get_rsa(&bank->key), BR_KEYTYPE_SIGN, NULL,
-			br_rsa_pkcs1_sign_get_default());
 	if (cas > 0) { /* and no cache: a resumed session would have no certificate */
 		br_x509_minimal_init(xc, &br_sha256_vtable, ca, cas);
-		br_x509_minimal_set_rsa(xc, br_rsa_pkcs1_vrfy_get_default());
-		br_x509_minimal_set_ecdsa(
-			xc, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
+		br_x509_minimal_set_rsa(xc, eng->irsavrfy);
+		br_x509_minimal_set_ecdsa(xc, br_ec_get_default(), eng->iecdsa);
 		xc->mhash = eng->mhash;
 		br_ssl_engine_set_x509(eng, &xc->vtable);
-		br_ssl_engine_set_rsavrfy(eng, br_rsa_pkcs1_vrfy_get_default());
-		br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
 		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
 	} else {
 		br_ssl_server_set_cache(&t->sc, &caches[i].lru.vtable);
@@ -408,9 +408,8 @@ tls_ready(struct conn *c)
 	size_t n;
 
 	t->ready = tls_room(c, &n) != NULL || tls_peek(c, &n) != NULL;
-	if (t->ready && !t->plain && br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0)
-		return 2; /* no exchange: resumed */
-	return t->ready;
+	/* no exchange: resumed */
+	return t->ready && !t->plain && !br_ssl_engine_get_ecdhe_curve(&t->sc.eng) ? 2 : t->ready;
 }
 
 unsigned char *
@@ -462,10 +461,10 @@ tls_out(struct conn *c)
 {
 	struct tls *t = c->tls;
 	char *why = (char *)c->io + IO_STASH;
-	const char *text = "BearSSL's error";
 	enum step moved = WAIT;
 	const unsigned char *p;
 	size_t n;
+	int code;
 
 	br_ssl_engine_flush(&t->sc.eng, 0); /* does nothing when plain */
 	if (t->left == 0)
@@ -485,16 +484,12 @@ tls_out(struct conn *c)
 	}
 	if (t->plain || br_ssl_engine_current_state(&t->sc.eng) != BR_SSL_CLOSED)
 		return moved;
-
-	int code = br_ssl_engine_last_error(&t->sc.eng);
-
+	code = br_ssl_engine_last_error(&t->sc.eng);
 	if (code == BR_ERR_OK)
 		return dead(c, "client sent close_notify");
-	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
-		if (errors[i].code == code)
-			text = errors[i].text;
 	snprintf(why, 64, "TLS: %s%s (%d)",
-		code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "", text, code);
+		code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
+		text_of(code, "BearSSL's error"), code);
 	return dead(c, why);
 }
 
@@ -548,10 +543,5 @@ tls_wipe(struct conn *c)
 const char *
 tls_suite(const struct conn *c)
 {
-	const char *name = c->tls->plain ? "plain" : "-";
-
-	for (size_t i = 0; i < sizeof suite_names / sizeof suite_names[0]; i++)
-		if (suites[i] == c->tls->sc.eng.session.cipher_suite)
-			name = suite_names[i];
-	return name;
+	return c->tls->plain ? "plain" : text_of(c->tls->sc.eng.session.cipher_suite, "-");
 }
