@@ -2,21 +2,21 @@
  * The transport of a connection: a BearSSL engine between the client's descriptor and two windows
  * of plaintext, or the plain twin of ws:// listeners with the same windows.  This file owns the
  * client's descriptor for reading and writing, the engine, the chain, the key, the client CAs and
- * the session caches.  It never looks at plaintext and knows no states but those of the engine.
+ * the session cache.  It never looks at plaintext and knows no states but those of the engine.
  *
  * What always holds:
- * - A connection's engine is a copy of the template, which was reset once and so is
- *   marked as seeded; no copy opens /dev/urandom.  A copy gets its own buffers, its own entropy (32
- *   bytes of getrandom(2), or the connection is refused), its own certificate policy (it holds
- *   pointers into the context) and, with client CAs, its own X.509 context.  A shared one would let
- *   two interleaved handshakes exchange the keys they verify.
+ * - A connection's engine is a copy of the bank's template, which was reset once and so is marked
+ *   as seeded; no copy opens /dev/urandom.  A copy gets its own buffers, its own entropy (32 bytes
+ *   of getentropy(3), or the connection is refused) and, with client CAs, its own X.509 context: a
+ *   shared one would let two interleaved handshakes exchange the keys they verify.  What chooses
+ *   the chain and signs with the key has no state and stays in the bank; only handshakes use it.
  * - What BearSSL finds out about the CPU it finds out for the template, not for each connection:
  *   asking traps in virtual machines.
  * - Input is read into the stage only when the stage is empty, and fed to the engine as far as it
  *   asks.  The engine asks only once all plaintext is eaten, so POLLIN is wanted only then.
  * - While the handshake runs nothing is fed before what the engine has to say went out: a client
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
- * - Chain, key and CAs live in one of two banks; a reload fills the spare one and then changes
+ * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then changes
  *   over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was ever used further than the number of bytes read and written; a wipe covers that
  *   much of each.
@@ -34,7 +34,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 enum {
@@ -44,14 +43,17 @@ enum {
 
 struct tls {
 	br_ssl_server_context sc;
-	uint64_t moved;    /* bytes read and written: no buffer was used further than that */
-	uint32_t from, to; /* IO_STAGE: bytes not yet fed or eaten */
-	uint32_t out;      /* plain: bytes in IO_OUT; once flushed they are a "record", and of it */
-	uint32_t left;     /* these still have to be written */
+	uint64_t moved; /* bytes read and written: no buffer was used further than that */
+	/*
+	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes; once
+	 * flushed they are a "record", and the last `left` of it still have to be written.
+	 */
+	uint32_t from, to, out, left;
 	uint8_t plain, ready, shut;
 };
 
 static struct bank {
+	br_ssl_server_context model; /* the template of all engines */
 	br_skey_decoder_context key;
 	size_t certs, used;
 	size_t ca[LISTENERS_MAX + 1]; /* the chain ends at ca[0]; listener i: ca[i] to ca[i + 1] */
@@ -61,12 +63,11 @@ static struct bank {
 	br_x509_trust_anchor anchor[CERTS_MAX];
 } banks[2], *bank = &banks[0], *spare = &banks[1];
 
-static br_ssl_server_context model; /* the template of all engines */
-static br_ec_impl curves[2];        /* for ECDHE: X25519 and P-256; with client CAs P-384, too */
+static br_ec_impl curves[2]; /* for ECDHE: X25519 and P-256; with client CAs P-384, too */
 static struct {
 	br_ssl_session_cache_lru lru;
 	unsigned char store[65536]; /* 100 bytes a session */
-} caches[LISTENERS_MAX];
+} cache[LISTENERS_MAX];
 
 /* RFC 7905 2, RFC 5289 3.2; six of them count, from the first or from the third on. */
 static const uint16_t suites[] = { 0xcca9, 0xcca8, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8 };
@@ -144,30 +145,26 @@ static int
 key_matches(const struct bank *b)
 {
 	static const unsigned char hash[br_sha256_SIZE] = "any 32 bytes serve the purpose.";
-	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
-	const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&b->key);
-	const br_ec_impl *impl = br_ec_get_default();
+	const br_ssl_server_policy_class **policy = b->model.policy_vtable;
 	const br_x509_pkey *pk = &b->anchor[0].pkey;
 	unsigned char sig[BR_X509_BUFSIZE_SIG], out[sizeof hash];
 	size_t n;
 
-	if (pk->key_type != br_skey_decoder_key_type(&b->key))
-		return 0;
-	if (ec != NULL) {
-		n = br_ecdsa_sign_asn1_get_default()(impl, &br_sha256_vtable, hash, ec, sig);
+	memcpy(sig, hash, sizeof hash);
+	n = (*policy)->do_sign(policy, 0xff00 + br_sha256_ID, sig, sizeof hash, sizeof sig);
+	if (pk->key_type == BR_KEYTYPE_EC)
 		return br_ecdsa_vrfy_asn1_get_default()(
-			       impl, hash, sizeof hash, &pk->key.ec, sig, n) == 1;
-	}
-	n = (rsa->n_bitlen + 7) / 8;
-	return n <= sizeof sig &&
-	       br_rsa_pkcs1_sign_get_default()(NULL, hash, sizeof hash, rsa, sig) == 1 &&
-	       br_rsa_pkcs1_vrfy_get_default()(sig, n, NULL, sizeof out, &pk->key.rsa, out) == 1 &&
+			       br_ec_get_default(), hash, sizeof hash, &pk->key.ec, sig, n) == 1;
+	return br_rsa_pkcs1_vrfy_get_default()(
+		       sig, n, BR_HASH_OID_SHA256, sizeof hash, &pk->key.rsa, out) == 1 &&
 	       memcmp(hash, out, sizeof hash) == 0;
 }
 
 static const char *
 take_key(struct bank *b, size_t from)
 {
+	const br_ec_private_key *ec;
+
 	if (br_skey_decoder_key_type(&b->key) != 0)
 		return "one too many";
 	br_skey_decoder_init(&b->key);
@@ -176,6 +173,14 @@ take_key(struct bank *b, size_t from)
 	b->used = from;
 	if (br_skey_decoder_last_error(&b->key) != 0)
 		return "encrypted, or not valid RSA or EC";
+	ec = br_skey_decoder_get_ec(&b->key);
+	if (ec != NULL)
+		br_ssl_server_set_single_ec(&b->model, b->cert, b->ca[0], ec, BR_KEYTYPE_SIGN, 0,
+			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	else
+		br_ssl_server_set_single_rsa(&b->model, b->cert, b->ca[0],
+			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL,
+			br_rsa_pkcs1_sign_get_default());
 	return key_matches(b) ? NULL : "does not belong to the certificate";
 }
 
@@ -223,10 +228,9 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 		wrong = "not there, or cut short";
 	explicit_bzero(text, n);
 	explicit_bzero(&pem, sizeof pem);
-	if (wrong == NULL)
-		return NULL;
-	snprintf(sentence, sizeof sentence, "%s:%u: %s: %s", file, line, what, wrong);
-	return sentence;
+	if (wrong != NULL)
+		snprintf(sentence, sizeof sentence, "%s:%u: %s: %s", file, line, what, wrong);
+	return wrong != NULL ? sentence : NULL;
 }
 
 /*
@@ -234,14 +238,13 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
  * each copy injects its own or is refused.  Its buffers only serve for the reset, too.
  */
 static void
-prepare(const struct bank *b)
+prepare(struct bank *b)
 {
 	static const char *alpn[] = { "http/1.1" };
-	const br_ec_private_key *ec = br_skey_decoder_get_ec(&b->key);
-	br_ssl_engine_context *eng = &model.eng;
+	br_ssl_engine_context *eng = &b->model.eng;
 	int aes = br_aes_x86ni_ctr_get_vtable() != NULL || br_aes_pwr8_ctr_get_vtable() != NULL;
 
-	br_ssl_server_zero(&model);
+	br_ssl_server_zero(&b->model);
 	br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
 	br_ssl_engine_set_suites(eng, suites + (aes ? 2 : 0), 6);
 	br_ssl_engine_add_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES | BR_OPT_NO_RENEGOTIATION);
@@ -255,30 +258,22 @@ prepare(const struct bank *b)
 	br_ssl_engine_set_default_chapol(eng);
 	br_ssl_engine_set_default_rsavrfy(eng);
 	br_ssl_engine_set_ecdsa(eng, br_ecdsa_vrfy_asn1_get_default());
-	if (ec != NULL)
-		br_ssl_server_set_single_ec(&model, b->cert, b->ca[0], ec, BR_KEYTYPE_SIGN, 0,
-			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	else
-		br_ssl_server_set_single_rsa(&model, b->cert, b->ca[0],
-			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL,
-			br_rsa_pkcs1_sign_get_default());
-	br_ssl_engine_set_buffer(eng, caches[0].store, sizeof caches[0].store, 1);
+	br_ssl_engine_set_buffer(eng, b->room, sizeof b->room, 1);
 	br_ssl_engine_inject_entropy(eng, "wssd", 4);
-	br_ssl_server_reset(&model);
+	br_ssl_server_reset(&b->model);
 	curves[0] = curves[1] = *br_ec_get_default();
 	curves[0].supported_curves &= 1U << BR_EC_curve25519 | 1U << BR_EC_secp256r1;
 	curves[1].supported_curves &= curves[0].supported_curves | 1U << BR_EC_secp384r1;
-	for (unsigned i = 0; i < LISTENERS_MAX; i++)
-		br_ssl_session_cache_lru_init(
-			&caches[i].lru, caches[i].store, sizeof caches[i].store);
 }
 
 const char *
 tls_load(void)
 {
 	struct bank *b = spare;
-	const char *wrong = load(b, cf.cert, "certificate", take_certificate);
+	const char *wrong;
 
+	prepare(b);
+	wrong = load(b, cf.cert, "certificate", take_certificate);
 	b->ca[0] = b->certs;
 	if (wrong == NULL)
 		wrong = load(b, cf.key, "private key", take_key);
@@ -288,9 +283,11 @@ tls_load(void)
 		b->ca[i + 1] = b->certs;
 	}
 	if (wrong == NULL) {
-		prepare(b);
 		spare = bank;
 		bank = b;
+		for (int i = 0; i < LISTENERS_MAX; i++)
+			br_ssl_session_cache_lru_init(
+				&cache[i].lru, cache[i].store, sizeof cache[i].store);
 	}
 	explicit_bzero(spare, offsetof(struct bank, room) + spare->used);
 	return wrong;
@@ -310,7 +307,7 @@ tls_open(struct conn *c)
 	t->plain = (uint8_t)c->lis->plain;
 	if (t->plain)
 		return 1;
-	t->sc = model;
+	t->sc = bank->model;
 	br_ssl_engine_set_buffers_bidi(eng, c->io + IO_IN, TLS_IN, c->io + IO_OUT, TLS_OUT);
 	eng->log_max_frag_len = 9; /* no record is longer, it thinks, and grants no shorter ones */
 	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
@@ -322,9 +319,9 @@ tls_open(struct conn *c)
 		br_ssl_engine_set_x509(eng, &xc->vtable);
 		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
 	} else {
-		br_ssl_server_set_cache(&t->sc, &caches[i].lru.vtable);
+		br_ssl_server_set_cache(&t->sc, &cache[i].lru.vtable);
 	}
-	if (getrandom(entropy, sizeof entropy, 0) != (ssize_t)sizeof entropy)
+	if (getentropy(entropy, sizeof entropy) != 0)
 		return 0;
 	br_ssl_engine_inject_entropy(eng, entropy, sizeof entropy);
 	explicit_bzero(entropy, sizeof entropy);
