@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+import peers
 import pki as pki_module
 import wsraw
 
@@ -195,6 +196,36 @@ def test_any_server_name(servers, name):
     """RFC 6066 section 3: the name chooses nothing here."""
     said = s_client(servers("ec256").port, *(["-servername", name] if name else ["-noservername"]))
     assert said.reply, said.text
+
+
+@pytest.mark.parametrize("fragment", [512, 4096])
+def test_small_fragments(servers, fragment):
+    """RFC 6066 section 4: a client that asks for short records gets its reply and its echo whole, and costs no CPU: what
+    does not fit in a record of this length must not be tried again and again."""
+    s = servers("ec256")
+    said = s_client(s.port, "-maxfraglen", fragment)
+    assert said.reply, said.text
+    payload = b"0123456789" * 500
+    p = subprocess.Popen(["openssl", "s_client", "-connect", "127.0.0.1:%d" % s.port, "-tls1_2", "-ign_eof", "-nocommands",
+                          "-quiet", "-maxfraglen", str(fragment)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
+    try:
+        p.stdin.write(wsraw.upgrade_head() + wsraw.frame(wsraw.TEXT, payload))
+        p.stdin.flush()
+        s.wait_counters(clients=1, frames_in=lambda n: n > 0)
+        share = peers.cpu_share(s.pid, 0.5)
+        out, _ = p.communicate(wsraw.frame(wsraw.CLOSE, b"\x03\xe8"), timeout=10 * SLOW)
+    finally:
+        p.kill()
+        p.wait()
+    head, _, frames = out.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 "), out
+    got = b""
+    while frames[:1] in (b"\x01", b"\x81", b"\x00", b"\x80"):     # an echo may come in pieces
+        n, at = (struct.unpack(">H", frames[2:4])[0], 4) if frames[1] == 126 else (frames[1], 2)
+        got, frames = got + frames[at:at + n], frames[at + n:]
+    assert got == payload and frames == b"\x88\x02\x03\xe8", out
+    assert share < 0.05 * max(1, SLOW), f"{share:.0%} of a CPU for waiting"
 
 
 def test_secure_renegotiation_is_declared(servers):
