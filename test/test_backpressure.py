@@ -709,6 +709,21 @@ def test_refusal_behind_a_full_window(wssd, tls, what):
             c.expect_close(1002, answer=False, eof=False, data_allowed=what == "hub")
 
 
+def test_small_echoes_that_nobody_reads(wssd, tls):
+    """Frames of about 100 bytes, none of whose echoes is read: each client stops at another fill of the window, some where
+    the room left is less than the next echo needs. While they are stuck the loop sleeps; then every echo comes."""
+    s = wssd("--timeout", "20", "--max-per-ip", "0", tls=tls)
+    sizes = range(96, 108)
+    clients = [(s.open(rcvbuf=SMALL), size) for size in sizes]
+    counts = [20 * stop(s, c, wsraw.frame(BINARY, b"e" * size) * 20, 20000) for c, size in clients]
+    share = peers.cpu_share(s.pid, 1)
+    assert share < 0.03 * max(1, SLOW), f"{share:.0%} of a CPU for waiting"
+    for (c, size), count in zip(clients, counts):
+        answered(c, size * count)
+        c.send_text("goes on")
+        c.expect_text("goes on")
+
+
 def test_idle_clients_cost_nothing(wssd):
     """A full house of idle clients: first awake, then asleep."""
     s = wssd("/chat=hub", "--max-clients", "300", "--max-per-ip", "0", "--ping", "60", plain=True)
