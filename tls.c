@@ -2,7 +2,7 @@
  * The transport of a connection: a BearSSL engine between the client's descriptor and two windows
  * of plaintext, or the plain twin of ws:// listeners with the same windows.  This file owns the
  * client's descriptor for reading and writing, the engine, the chain, the key, the client CAs and
- * the session cache.  It never looks at plaintext and knows no states but those of the engine.
+ * the session caches.  It never looks at plaintext and knows no states but those of the engine.
  *
  * What always holds:
  * - A connection's engine is a copy of the bank's template, which was reset once and so is marked
@@ -16,8 +16,8 @@
  *   asks.  The engine asks only once all plaintext is eaten, so POLLIN is wanted only then.
  * - While the handshake runs nothing is fed before what the engine has to say went out: a client
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
- * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then changes
- *   over, so that a failed reload changes nothing; the one that is not in use is wiped.
+ * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then
+ *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was ever used further than the number of bytes read and written; a wipe covers that
  *   much of each.
  * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
@@ -36,10 +36,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-	CERTS_MAX = 72,    /* of the chain and of all client CAs together */
-	FILE_ROOM = 131072 /* bytes of a PEM file; of all certificates in DER, and their names */
-};
+/* Certificates in a bank, the chain's and the CAs'; their bytes, names too, and those of a file. */
+enum { CERTS_MAX = 72, FILE_ROOM = 131072 };
 
 struct tls {
 	br_ssl_server_context sc;
@@ -55,8 +53,8 @@ struct tls {
 static struct bank {
 	br_ssl_server_context model; /* the template of all engines */
 	br_skey_decoder_context key;
-	size_t certs, used;
-	size_t ca[LISTENERS_MAX + 1]; /* the chain ends at ca[0]; listener i: ca[i] to ca[i + 1] */
+	/* The chain is cert[0] to cert[ca[0] - 1], the CAs of listener i [ca[i], ca[i + 1]). */
+	size_t certs, used, ca[LISTENERS_MAX + 1];
 	unsigned char room[FILE_ROOM];
 	br_x509_certificate cert[CERTS_MAX];
 	br_x509_decoder_context decoded[CERTS_MAX]; /* the keys of the anchors are in these */
@@ -64,17 +62,15 @@ static struct bank {
 } banks[2], *bank = &banks[0], *spare = &banks[1];
 
 static br_ec_impl curves[2]; /* for ECDHE: X25519 and P-256; with client CAs P-384, too */
-static struct {
-	br_ssl_session_cache_lru lru;
-	unsigned char store[65536]; /* 100 bytes a session */
-} cache[LISTENERS_MAX];
+static br_ssl_session_cache_lru cache[LISTENERS_MAX];
+static unsigned char store[LISTENERS_MAX][65536]; /* of the caches: 100 bytes a session */
 
 /* RFC 7905 2, RFC 5289 3.2; six of them count, from the first or from the third on. */
 static const uint16_t suites[] = { 0xcca9, 0xcca8, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8 };
 static const struct {
 	int code;
 	const char *text;
-} texts[] = { /* of suites, and of errors: 256 + n: alert n received; 512 + n: sent (RFC 5246 7.2) */
+} texts[] = { /* suites; errors: 256 + n: alert n received, 512 + n: sent (RFC 5246 7.2) */
 	{ 0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305" }, { 0xcca8, "ECDHE-RSA-CHACHA20-POLY1305" },
 	{ 0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256" }, { 0xc02f, "ECDHE-RSA-AES128-GCM-SHA256" },
 	{ 0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384" }, { 0xc030, "ECDHE-RSA-AES256-GCM-SHA384" },
@@ -95,7 +91,8 @@ const size_t tls_size = (sizeof(struct tls) + 15) & ~(size_t)15;
 enum step
 dead(struct conn *c, const char *why)
 {
-	c->why = why;
+	if (!c->bye) /* else the reason is known, and an engine or client that ends is no news */
+		c->why = why;
 	return DEAD;
 }
 
@@ -144,27 +141,24 @@ take_certificate(struct bank *b, size_t from)
 static int
 key_matches(const struct bank *b)
 {
-	static const unsigned char hash[br_sha256_SIZE] = "any 32 bytes serve the purpose.";
+	static const unsigned char md[br_sha256_SIZE] = "any 32 bytes serve the purpose.";
 	const br_ssl_server_policy_class **policy = b->model.policy_vtable;
+	const br_ssl_engine_context *eng = &b->model.eng;
 	const br_x509_pkey *pk = &b->anchor[0].pkey;
-	unsigned char sig[BR_X509_BUFSIZE_SIG], out[sizeof hash];
+	unsigned char sig[BR_X509_BUFSIZE_SIG], out[sizeof md];
 	size_t n;
 
-	memcpy(sig, hash, sizeof hash);
-	n = (*policy)->do_sign(policy, 0xff00 + br_sha256_ID, sig, sizeof hash, sizeof sig);
+	memcpy(sig, md, sizeof md);
+	n = (*policy)->do_sign(policy, 0xff00 + br_sha256_ID, sig, sizeof md, sizeof sig);
 	if (pk->key_type == BR_KEYTYPE_EC)
-		return br_ecdsa_vrfy_asn1_get_default()(
-			       br_ec_get_default(), hash, sizeof hash, &pk->key.ec, sig, n) == 1;
-	return br_rsa_pkcs1_vrfy_get_default()(
-		       sig, n, BR_HASH_OID_SHA256, sizeof hash, &pk->key.rsa, out) == 1 &&
-	       memcmp(hash, out, sizeof hash) == 0;
+		return eng->iecdsa(br_ec_get_default(), md, sizeof md, &pk->key.ec, sig, n) == 1;
+	return eng->irsavrfy(sig, n, BR_HASH_OID_SHA256, sizeof md, &pk->key.rsa, out) == 1 &&
+	       memcmp(md, out, sizeof md) == 0;
 }
 
 static const char *
 take_key(struct bank *b, size_t from)
 {
-	const br_ec_private_key *ec;
-
 	if (br_skey_decoder_key_type(&b->key) != 0)
 		return "one too many";
 	br_skey_decoder_init(&b->key);
@@ -173,10 +167,10 @@ take_key(struct bank *b, size_t from)
 	b->used = from;
 	if (br_skey_decoder_last_error(&b->key) != 0)
 		return "encrypted, or not valid RSA or EC";
-	ec = br_skey_decoder_get_ec(&b->key);
-	if (ec != NULL)
-		br_ssl_server_set_single_ec(&b->model, b->cert, b->ca[0], ec, BR_KEYTYPE_SIGN, 0,
-			br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	if (br_skey_decoder_key_type(&b->key) == BR_KEYTYPE_EC)
+		br_ssl_server_set_single_ec(&b->model, b->cert, b->ca[0],
+			br_skey_decoder_get_ec(&b->key), BR_KEYTYPE_SIGN, 0, br_ec_get_default(),
+			br_ecdsa_sign_asn1_get_default());
 	else
 		br_ssl_server_set_single_rsa(&b->model, b->cert, b->ca[0],
 			br_skey_decoder_get_rsa(&b->key), BR_KEYTYPE_SIGN, NULL,
@@ -286,8 +280,7 @@ tls_load(void)
 		spare = bank;
 		bank = b;
 		for (int i = 0; i < LISTENERS_MAX; i++)
-			br_ssl_session_cache_lru_init(
-				&cache[i].lru, cache[i].store, sizeof cache[i].store);
+			br_ssl_session_cache_lru_init(&cache[i], store[i], sizeof store[i]);
 	}
 	explicit_bzero(spare, offsetof(struct bank, room) + spare->used);
 	return wrong;
@@ -319,7 +312,7 @@ tls_open(struct conn *c)
 		br_ssl_engine_set_x509(eng, &xc->vtable);
 		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
 	} else {
-		br_ssl_server_set_cache(&t->sc, &cache[i].lru.vtable);
+		br_ssl_server_set_cache(&t->sc, &cache[i].vtable);
 	}
 	if (getentropy(entropy, sizeof entropy) != 0)
 		return 0;
@@ -496,7 +489,6 @@ enum step
 tls_bye(struct conn *c)
 {
 	struct tls *t = c->tls;
-	const char *why = c->why;
 	enum step s = tls_out(c);
 	size_t n;
 
@@ -506,10 +498,10 @@ tls_bye(struct conn *c)
 		br_ssl_engine_close(&t->sc.eng); /* only now: it drops plaintext not yet eaten */
 		return MORE;
 	}
-	s = t->shut || shutdown(c->fd, SHUT_WR) == 0 ? read_stage(c) : DEAD;
+	if (!t->shut && shutdown(c->fd, SHUT_WR) != 0)
+		return DEAD;
 	t->shut = 1;
-	c->why = why; /* an engine closed by close_notify, or the client's end, is no news */
-	return s == DEAD ? DEAD : WAIT;
+	return read_stage(c) == DEAD ? DEAD : WAIT;
 }
 
 int

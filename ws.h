@@ -239,8 +239,8 @@ const char *parse_address(char *text, union address *addr, socklen_t *len);
 extern const size_t tls_size;
 
 /*
- * Loads certificate chain, key and client CAs (names in cf) into the spare bank, prepares a
- * template for each TLS listener and makes the bank current.  Returns NULL, or one sentence that
+ * Loads certificate chain, key and client CAs (names in cf) into the spare bank, makes the
+ * template of all engines there and makes the bank current.  Returns NULL, or one sentence that
  * says why not, and then everything is as it was.  No connection may be in SHAKE.
  */
 const char *tls_load(void);
@@ -294,7 +294,7 @@ void tls_wipe(struct conn *c);
 /* The cipher suite's name as OpenSSL writes it, "plain", or "-" while there is none. */
 const char *tls_suite(const struct conn *c);
 
-/* Sets c->why and returns DEAD. */
+/* Returns DEAD, and sets c->why, which is known already when c->bye. */
 enum step dead(struct conn *c, const char *why);
 
 /* http.c: requests (RFC 9110, 9112), the upgrade (RFC 6455 4.2), files. */
