@@ -43,8 +43,8 @@ struct tls {
 	br_ssl_server_context sc;
 	uint64_t moved; /* bytes read and written: no buffer was used further than that */
 	/*
-	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes; once
-	 * flushed they are a "record", and the last `left` of it still have to be written.
+	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes;
+	 * once flushed they are a "record", and the last `left` of it still have to be written.
 	 */
 	uint32_t from, to, out, left;
 	uint8_t plain, ready, shut;
