@@ -168,14 +168,15 @@ def test_pipelined_requests_left_in_the_engine(wssd, tls, tmp_path):
 def test_hub_writes_into_an_idle_connection(server, tls):
     """Wake-up 2: what a hub puts into the engine of a connection that has no event of its own goes out at once."""
     with server.open("/chat", tls=tls) as a, server.open("/chat", tls=tls) as b:
-        slowest = 0
+        took = []
         for n in range(60):
             time.sleep(rnd.random() * 0.03)
             start = time.monotonic()
             (a if n % 2 else b).send_binary(os.urandom(n * 40))
             (b if n % 2 else a).recv_message()
-            slowest = max(slowest, time.monotonic() - start)
-        assert slowest < 0.2 * SLOW
+            took.append(time.monotonic() - start)
+        # without it most would wait for the next second; a busy machine delays a few
+        assert sorted(took)[-4] < 0.2 * SLOW and max(took) < 0.9 * SLOW, took
         a.send_binary(bytes(60000))     # more than a window: the rest too, with no event but the writes' own
         assert b.recv_message(timeout=1) == (BINARY, bytes(60000))
 

@@ -152,11 +152,15 @@ class Browser:
     def wait_state(self, *wanted):
         until(lambda: self.state() in wanted, why=lambda: "%s, but %s: %s" % (wanted, self.state(), self.text("notice")))
 
+    @staticmethod
+    def fill(field, value):
+        field.clear()
+        field.send_keys(value)
+        return field.get_attribute("value") == value
+
     def connect(self, path, protocol="", then="open"):
         for name, value in (("path", path), ("protocol", protocol)):
-            field = self.at(name)
-            field.clear()
-            field.send_keys(value)
+            until(lambda: self.fill(self.at(name), value), why="the page fills in a default meanwhile")
         self.at("connect").click()
         self.wait_state(then)
 
