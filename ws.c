@@ -489,13 +489,26 @@ stream_lost(struct conn *c, ssize_t n)
 	return 1;
 }
 
-/* After our Close a backend that is lost, or does not listen any more, takes the rest as well. */
+/*
+ * A backend that does not listen any more may have ended: then what it still had to say goes first,
+ * and its end decides.  After our Close a backend that is lost takes the rest as well.
+ */
 static ssize_t
 stream_input(struct conn *c, const unsigned char *p, size_t n, int last)
 {
 	ssize_t w = write(c->bfd, p, n);
+	char byte;
 
 	(void)last;
+	if (w < 0 && errno == EPIPE && c->closing == 0) {
+		if (recv(c->bfd, &byte, 1, MSG_PEEK) >= 0) {
+			c->bfull = 0;
+			c->again |= !c->bready; /* else it is room that is missing */
+			c->bready = 1;
+			return -1;
+		}
+		errno = EPIPE;
+	}
 	c->bfull = w < (ssize_t)n;
 	return stream_lost(c, w) ? (ssize_t)n : w;
 }
