@@ -329,7 +329,8 @@ upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 		strchr("AQgw", b[key + 21]) == NULL)
 		return reply(c, 400, "bad Sec-WebSocket-Key", "");
 	if (origin->value != 0 && !origin_allowed(c, list, b, h, origin)) {
-		snprintf(why, 160, "foreign Origin: --origin %.*s would allow it",
+		snprintf(why, 160, "foreign Origin: %s%.*s would allow it",
+			r->origins.n > 0 ? "origin=" : "--origin ",
 			origin->value_end - origin->value, (const char *)b + origin->value);
 		return reply(c, 403, why, "");
 	}
