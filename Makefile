@@ -19,7 +19,7 @@ JOBS    = 4
 -include config.mk
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Wvla
-OWN  = -std=c11 -D_GNU_SOURCE $(WARN) $(INC)
+OWN  = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 $(WARN) $(INC)
 OBJ  = main.o tls.o http.o ws.o
 SAN  = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
