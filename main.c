@@ -258,12 +258,13 @@ static void
 read_config(const char *file)
 {
 	static char text[65536];
-	char where[300], *lines = text, *line, *word, *value;
+	static char *lines = text;
+	char where[300], *line, *word, *value;
 	int fd = open(file, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
 	ssize_t n = 1;
 
-	if (*text != '\0')
+	if (lines != text)
 		die(1, "", file, "is a second configuration file");
 	while (fd >= 0 && n > 0 && (n = read(fd, text + used, sizeof text - 1 - used)) > 0)
 		used += (size_t)n;
@@ -334,20 +335,24 @@ check_config(void)
 static void
 reserve(void)
 {
-	size_t n = (size_t)cf.max_clients, polls = 2 * n + LISTENERS_MAX + 2, total;
+	size_t n = (size_t)cf.max_clients, polls = 2 * n + LISTENERS_MAX + 2;
+	unsigned long long total; /* may be more than 32 bits tell */
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	size_t text = cf.max_message > HEAD_MAX ? (size_t)cf.max_message : HEAD_MAX;
 	unsigned char *p, *tls;
 
 	io_size = (IO_TEXT + text + page - 1) / page * page;
-	total = n * (io_size + tls_size + sizeof *slots + sizeof *awake) + polls * sizeof *pfd;
+	total = io_size + tls_size + sizeof *slots + sizeof *awake;
+	total = n * total + polls * sizeof *pfd;
 	for (unsigned i = 0; i < cf.routes; i++)
 		total += cf.route[i].hub.size;
-	p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		-1, 0);
+	if (total > SIZE_MAX)
+		die(1, "", "memory", "max-clients times max-message is too much");
+	p = mmap(NULL, (size_t)total, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		die(1, "", "memory", NULL);
-	madvise(p, total, MADV_NOHUGEPAGE);
+	madvise(p, (size_t)total, MADV_NOHUGEPAGE);
 	tls = p + n * io_size; /* each part is a multiple of the next one's alignment */
 	slots = (void *)(tls + n * tls_size);
 	pfd = (void *)(slots + n);
@@ -360,7 +365,7 @@ reserve(void)
 	p = (void *)(awake + n);
 	for (unsigned i = 0; i < cf.routes; p += cf.route[i++].hub.size)
 		cf.route[i].hub.ring = p;
-	log_line(INFO, "reserved %zu KiB for %lld clients", total / 1024, cf.max_clients);
+	log_line(INFO, "reserved %llu KiB for %lld clients", total / 1024, cf.max_clients);
 }
 
 static void
@@ -400,6 +405,8 @@ open_descriptors(void)
 	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
 		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		if (l->fd < 0)
+			die(1, "listen on ", url, NULL);
 		setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 		setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on); /* IPv4 refuses it */
 		/* clients inherit these two */
@@ -500,7 +507,8 @@ conn_step(struct conn *c)
 	c->stepped = now;
 	c->again = 0;
 	for (int round = 0; round < ROUNDS; round++) {
-		enum step in = c->state == BODY || c->bye ? WAIT : tls_in(c), s = in;
+		enum step in = c->state == BODY || c->got_close || c->bye ? WAIT : tls_in(c),
+			  s = in;
 
 		c->full = 0;
 		if (in != DEAD)
@@ -535,7 +543,8 @@ interest(struct conn *c)
 	if (s == MORE && c->full)
 		c->again = 1; /* lost wake-up 3 */
 	/* an end of input must not overtake what is on its way */
-	if (c->state == BODY || ((c->state < OPEN || c->bye) && (events & POLLOUT) != 0))
+	if (c->state == BODY || (c->got_close && !c->bye) ||
+		((c->state < OPEN || c->bye) && (events & POLLOUT) != 0))
 		events &= POLLOUT;
 	if (c->stalled == 0 || (events & POLLOUT) == 0)
 		c->stalled = (events & POLLOUT) != 0 ? now : 0;
@@ -584,6 +593,8 @@ rest(struct conn *c)
 			return;
 	put_asleep(c);
 	madvise(c->io, io_size, MADV_DONTNEED);
+	tls_forget(c);
+	c->text_high = 0;
 }
 
 static void
@@ -607,10 +618,11 @@ static void
 look_at(struct conn *c)
 {
 	int64_t silence = cf.ping > 0 ? now - c->heard - cf.ping : -1;
+	size_t unread;
 
 	if (stopping != 0 && (c->state < OPEN || now - stopping >= GRACE)) {
 		conn_close(c, "server stops");
-	} else if (stopping != 0 && c->state == OPEN) {
+	} else if (stopping != 0 && c->closing == 0 && !c->bye) {
 		wake(c);
 		ws_close(c, 1001, "server stops");
 		c->again = 1;
@@ -628,9 +640,11 @@ look_at(struct conn *c)
 		conn_close(c, c->state == DRAIN ? c->why : "no request in time");
 	} else if (c->state == OPEN && silence >= 0) {
 		wake(c);
-		if ((tls_events(c) & POLLIN) == 0)
-			c->heard = now; /* we do not listen: the silence is not the client's */
-		else if (!c->pinged)
+		if (tls_peek(c, &unread) != NULL) {
+			c->heard = now; /* we do not listen: the silence is not the client's, */
+			c->pinged = 0;  /* but to a ping one that is gone answers with a reset */
+		}
+		if (!c->pinged)
 			ws_ping(c);
 		else if (silence >= cf.timeout)
 			conn_close(c, "no answer to a ping");
@@ -721,7 +735,7 @@ reload(void)
 	const char *wrong;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
-		if (c->state == SHAKE)
+		if (c->state == SHAKE && !c->lis->plain)
 			conn_close(c, "reload during the handshake");
 	if (cf.tls && (wrong = tls_load()) != NULL)
 		log_line(ERR, "reload refused: %s", wrong);
@@ -808,6 +822,8 @@ loop(void)
 		for (unsigned i = 0; i < awakes;) /* an end moves the last one here */
 			if (interest(awake[i]))
 				again |= awake[i++]->again;
+		for (unsigned i = 0; i < cf.routes; i++)
+			again |= cf.route[i].hub.posted; /* by the sweep */
 		poll(pfd, pfds, again ? 0 : TICK);
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;

@@ -18,8 +18,8 @@
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
  * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
- * - No buffer was ever used further than the number of bytes read and written; a wipe covers that
- *   much of each.
+ * - No buffer was used further than the number of bytes read and written since the last rest; a
+ *   wipe covers that much of each.
  * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
  *   6066 4; it may stay unanswered): a reply, a frame or a hub's entry must fit in it whole.
  *
@@ -41,7 +41,7 @@ enum { CERTS_MAX = 72, FILE_ROOM = 131072 };
 
 struct tls {
 	br_ssl_server_context sc;
-	uint64_t moved; /* bytes read and written: no buffer was used further than that */
+	uint64_t moved; /* bytes read and written: no buffer is used further than that */
 	/*
 	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes;
 	 * once flushed they are a "record", and the last `left` of it still have to be written.
@@ -337,7 +337,8 @@ read_stage(struct conn *c)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
-	if (t->moved == 0 && !t->plain && c->io[IO_STAGE] >= 'A' && c->io[IO_STAGE] <= 'Z')
+	if (t->moved == 0 && !t->ready && !t->plain && c->io[IO_STAGE] >= 'A' &&
+		c->io[IO_STAGE] <= 'Z')
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	t->moved += (size_t)n;
 	t->from = 0;
@@ -439,6 +440,7 @@ void
 tls_put(struct conn *c, size_t n)
 {
 	c->out += n;
+	c->tls->moved += n;
 	count.bytes_out += n;
 	if (c->tls->plain)
 		c->tls->out += (uint32_t)n;
@@ -453,6 +455,7 @@ tls_out(struct conn *c)
 	char *why = (char *)c->io + IO_STASH;
 	enum step moved = WAIT;
 	const unsigned char *p;
+	unsigned state;
 	size_t n;
 	int code;
 
@@ -472,7 +475,11 @@ tls_out(struct conn *c)
 		c->stalled = 0;
 		moved = MORE;
 	}
-	if (t->plain || br_ssl_engine_current_state(&t->sc.eng) != BR_SSL_CLOSED)
+	state = br_ssl_engine_current_state(&t->sc.eng);
+	/* it refused a renegotiation and holds more of the kind, which it will never look at */
+	if (!t->plain && t->ready && state == BR_SSL_SENDAPP)
+		return dead(c, "TLS: renegotiation");
+	if (t->plain || state != BR_SSL_CLOSED)
 		return moved;
 	code = br_ssl_engine_last_error(&t->sc.eng);
 	if (code == BR_ERR_OK)
@@ -516,13 +523,17 @@ tls_idle(struct conn *c)
 }
 
 void
+tls_forget(struct conn *c)
+{
+	c->tls->moved = 0;
+}
+
+void
 tls_wipe(struct conn *c)
 {
-	uint64_t used = c->tls->moved + c->out + TLS_OUT - RECORD_MAX;
+	uint64_t used = c->tls->moved + TLS_OUT - RECORD_MAX;
 	size_t n = used < STAGE ? (size_t)used : STAGE;
 
-	if (c->asleep)
-		n = 0; /* the arena was given back, and is empty */
 	explicit_bzero(c->io + IO_STAGE, n);
 	explicit_bzero(c->io + IO_IN, n < TLS_IN ? n : TLS_IN);
 	explicit_bzero(c->io + IO_OUT, n < TLS_OUT ? n : TLS_OUT);

@@ -143,7 +143,7 @@ struct conn {
 	 * The three lost wake-ups of a poll loop over an engine (each has its test):
 	 * 1. plaintext left in the engine raises no event: whoever stops because its rounds ran
 	 *    out, not for lack of progress, sets `again`, and the loop polls with timeout 0;
-	 * 2. a hub writes into other connections' engines, and unflushed plaintext raises no event
+	 * 2. unflushed plaintext (a frame of this turn, a ping of the sweep) raises no event
 	 *    either: engines are flushed where the poll interest is computed;
 	 * 3. a slot that stopped for want of room sets `full`; when a write makes room, `again`
 	 *    is set.
@@ -241,7 +241,7 @@ extern const size_t tls_size;
 /*
  * Loads certificate chain, key and client CAs (names in cf) into the spare bank, makes the
  * template of all engines there and makes the bank current.  Returns NULL, or one sentence that
- * says why not, and then everything is as it was.  No connection may be in SHAKE.
+ * says why not, and then everything is as it was.  No TLS connection may be in SHAKE.
  */
 const char *tls_load(void);
 
@@ -281,12 +281,15 @@ short tls_events(const struct conn *c);
 /*
  * The end of a connection in order: pending output, close_notify (RFC 5246 7.2.1), shutdown(2),
  * then reads and drops what still comes until the peer's end, so that no reset overtakes the last
- * reply.  WAIT until then, DEAD at the end.
+ * reply.  MORE once the close_notify is made, WAIT until the end, then DEAD.
  */
 enum step tls_bye(struct conn *c);
 
 /* True when the arena holds nothing of the connection: it is between records, nothing is staged. */
 int tls_idle(struct conn *c);
+
+/* The arena was given back to the system: there is nothing in it to wipe. */
+void tls_forget(struct conn *c);
 
 /* Overwrites what the connection left in its engine and buffers. */
 void tls_wipe(struct conn *c);
