@@ -283,10 +283,11 @@ def test_a_refusal_lingers_while_the_client_sends(c):
 
 def test_lingering_ends_at_the_deadline(wssd):
     s = wssd("--timeout", "1", plain=True)
-    clients = [s.connect(tls) for tls in (True, False)]
-    for c in clients:
-        c.send(b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n")
-        refused(c, 505)
+    clients = []
+    for tls in (True, False):
+        clients.append(s.connect(tls))
+        clients[-1].send(b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n")
+        refused(clients[-1], 505)
     s.wait_counters(4, clients=0)
 
 
