@@ -3,6 +3,7 @@
 The client is openssl where it can say what it did; a refusal is first shown to be no refusal against openssl's own server, so
 that it is the server under test which refuses."""
 
+import hmac
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import time
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import peers
 import pki as pki_module
@@ -252,6 +254,60 @@ def test_no_renegotiation(servers):
     assert b"RENEGOTIATING" in out
     assert b"no renegotiation" in out, out
     s.wait_log(r" ECDHE-\S+ - - in=0 out=0 ")
+
+
+class Records(wsraw.Raw):
+    """A client that writes TLS records of any type. Once the handshake is done it makes them itself, with the keys that the
+    key log leads to: AES128-GCM (RFC 5288 section 3). What comes is read as ever."""
+
+    def __init__(self, port, keylog):
+        self.heard, self.number = b"", 1  # record 0 was Finished
+        ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        ctx.check_hostname, ctx.verify_mode = False, ssl.CERT_NONE
+        ctx.maximum_version = ssl.TLSVersion.TLSv1_2
+        ctx.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+        ctx.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+        ctx.keylog_filename = str(keylog)
+        super().__init__(port, ctx)
+        _, client_random, secret = keylog.read_text().splitlines()[-1].split()
+        assert self.heard[0] == 22 and self.heard[5] == 2, self.heard[:16]
+        seed = b"key expansion" + self.heard[11:43] + bytes.fromhex(client_random)
+        a, block = seed, b""
+        while len(block) < 40:  # RFC 5246 sections 5 and 6.3
+            a = hmac.digest(bytes.fromhex(secret), a, "sha256")
+            block += hmac.digest(bytes.fromhex(secret), a + seed, "sha256")
+        self.cipher, self.salt = AESGCM(block[:16]), block[32:36]
+
+    def _fill(self, end):
+        data = super()._fill(end)
+        self.heard += data
+        return data
+
+    def record(self, kind, data):
+        number = struct.pack(">Q", self.number)
+        self.number += 1
+        sealed = self.cipher.encrypt(self.salt + number, data, number + struct.pack(">BHH", kind, 0x303, len(data)))
+        return struct.pack(">BHH", kind, 0x303, 8 + len(sealed)) + number + sealed
+
+    def encrypt(self, data):
+        return b"".join(self.record(23, data[i:i + 16384]) for i in range(0, len(data), 16384))
+
+
+@pytest.mark.parametrize("state, count", [("open", 1), ("open", 2), ("open", 3), ("open", 50), ("head", 1), ("head", 3)])
+def test_renegotiations_hold_no_slot(wssd, tmp_path, state, count):
+    """However many handshakes a client asks for in one write, its slot is free soon after it left. One is only refused, and
+    the connection goes on (which openssl, as a client, would not do)."""
+    s = wssd("--timeout", "2", "--ping", "2")
+    with Records(s.port, tmp_path / "keys") as c:
+        if state == "open":
+            c.open("/echo")
+        c.wire(b"".join(c.record(22, hello(extensions=EXT)[5:]) for _ in range(count)))
+        if count == 1:
+            c.send((b"" if state == "open" else wsraw.upgrade_head("/echo", c.host)) + wsraw.frame(wsraw.TEXT, "goes on"))
+            s.wait_counters(frames_out=1)
+        time.sleep(0.2)
+        c.shutdown_write(notify=False)
+        s.wait_counters(4, clients=0)
 
 
 def test_close_notify_at_a_clean_end(servers):
