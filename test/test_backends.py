@@ -625,6 +625,30 @@ def test_backend_ends_and_the_client_reads_late(wssd, tls, backend):
         t.join(10)
 
 
+@pytest.mark.parametrize("messages", [0, 1, 3])
+def test_backend_ended_and_the_client_still_writes(wssd, tls, tmp_path, messages):
+    """A message for a backend that wrote much and ended: it cannot arrive, but what the backend had written does."""
+    with Backend(path=tmp_path / "s") as backend:
+        s = wssd("/s=" + backend.route, "--timeout", "10", tls=tls)
+        data = rnd.randbytes(200000)
+        with s.open("/s", rcvbuf=4096) as c:
+            b = backend.accept()
+            c.send_binary(b"go")
+            assert peers.read_exactly(b, 2) == b"go"
+            t = threading.Thread(target=lambda: (b.sendall(data), b.close()), daemon=True)
+            t.start()
+            time.sleep(0.4)
+            for _ in range(messages):
+                c.send_binary(b"one more")
+                time.sleep(0.1)
+            got = b""
+            while (f := c.recv_frame()).opcode != CLOSE:
+                got += f.payload
+                time.sleep(0.002)
+            assert (got == data, len(got), f.payload[:2]) == (True, len(data), b"\x03\xe8")
+            t.join(10)
+
+
 def test_backend_ends_at_once(wssd, backend):
     s = wssd("/s=" + backend.route)
     for _ in range(20):
@@ -678,6 +702,24 @@ def test_client_closes_and_all_it_sent_arrives(wssd, tls, backend):
             assert up_to_close(c, answer=False) == (last, 1000)
             c.expect_eof()
             t.join(10)
+
+
+def test_client_half_closes_behind_its_close(wssd, tls, backend):
+    """FIN right behind the Close frame: the backend's answer and the Close frame still come."""
+    s = wssd("/s=" + backend.route, tls=tls)
+    for size in (1, 5000):
+        data, last = rnd.randbytes(size), rnd.randbytes(size)
+        with s.open("/s") as c:
+            b = backend.accept()
+            c.send(wsraw.frame(BINARY, data) + wsraw.frame(CLOSE, b"\x03\xe8"))
+            c.sock.shutdown(socket.SHUT_WR)
+            assert peers.read_to_end(b) == (data, "eof")
+            time.sleep(0.3)
+            b.sendall(last)
+            b.close()
+            assert up_to_close(c, answer=False) == (last, 1000)
+            c.expect_eof()
+    s.wait_log(r"/s 1000 ")
 
 
 def test_client_closes_and_the_backend_goes_on(wssd, patient_backend):
@@ -865,6 +907,23 @@ def test_backend_pauses_longer_than_the_deadlines(wssd):
             b.sendall(b"got it")
             assert stream_bytes(c, 6) == b"got it"
             part(c, b, pings=True)
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+def test_client_leaves_a_backend_that_never_reads(wssd, tls, tmp_path, end):
+    """Its end stands behind data that nobody takes, and is found out all the same."""
+    with Backend(path=tmp_path / "s") as backend:
+        s = wssd("/s=" + backend.route, "--timeout", "1", "--ping", "1", tls=tls)
+        with s.open("/s") as c:
+            b = backend.accept()
+            c.send(wsraw.frame(BINARY, bytes(400000)))
+            peers.settled(lambda: peers.queue_of(c))
+            if end == "reset":
+                c.reset()
+        start = time.monotonic()
+        s.wait_counters(5, clients=0, backends=0)
+        assert time.monotonic() - start < 5 * SLOW
+        assert len(peers.read_to_end(b)[0]) <= 400000
 
 
 def test_client_never_reads(wssd, tls, backend):
