@@ -291,6 +291,15 @@ def test_configuration_file_of_configuration_files(wssd, tmp_path):
     complaint(wssd.bare("--config", f), "config")
 
 
+@pytest.mark.parametrize("first", ["listen ws://127.0.0.1:0\n", "# a comment\nlisten ws://127.0.0.1:0\n", "\n", "#", ""],
+                         ids=["option", "comment", "empty-line", "comment-only", "nothing"])
+def test_second_configuration_file(wssd, tmp_path, first):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_text(first)
+    b.write_text("listen ws://127.0.0.1:0\n/echo=echo\n")
+    complaint(wssd.bare("--config", a, "--config", b, timeout=4), str(b), "second configuration file")
+
+
 @pytest.mark.parametrize("what", ["missing", "directory"])
 def test_configuration_file_that_cannot_be_read(wssd, tmp_path, what):
     f = tmp_path / "dir"
@@ -571,6 +580,17 @@ def test_reload_without_tls(wssd):
         c.expect_text("x")
 
 
+@pytest.mark.parametrize("tls", [True, False])
+def test_reload_keeps_a_plain_connection_that_said_nothing(wssd, tls):
+    s = wssd(tls=tls, plain=True)
+    with s.connect(False) as c:
+        s.wait_counters(clients=1)
+        s.hup()
+        s.wait_log(r"^reloaded\b")
+        c.open("/echo").send_text("x")
+        c.expect_text("x")
+
+
 def test_reload_storm(live):
     with live.open() as c:
         for _ in range(100):
@@ -619,6 +639,23 @@ def test_end_of_clients_that_do_not_answer(wssd, number, tmp_path):
     f = silent.recv_frame()
     assert (f.opcode, f.payload[:2]) == (wsraw.CLOSE, b"\x03\xe9")
     assert connected.recv_all() == b"" and head.recv_all() == b"" and idle.recv_all() == b""
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_end_while_a_close_waits_for_the_backend(wssd, tls):
+    """The client closed, and its backend says neither anything nor that this is all: a Close frame comes nevertheless."""
+    with peers.Backend() as backend:
+        s = wssd("/s=" + backend.route, tls=tls)
+        with s.open("/s") as c:
+            b = backend.accept()
+            c.send_frame(wsraw.CLOSE, b"\x03\xe8")
+            assert peers.read_to_end(b) == (b"", "eof")
+            s.ended = True
+            start = time.monotonic()
+            s.signal(signal.SIGTERM)
+            c.expect_close({1000, 1001}, answer=False)
+            assert s.wait(5) == 0
+            assert time.monotonic() - start < 5 * SLOW
 
 
 def test_end_stops_accepting(wssd):
