@@ -734,3 +734,24 @@ def test_idle_clients_cost_nothing(wssd):
     clients[1].send_text("morning")
     for c in clients[3::2]:
         c.expect_text("morning")
+
+
+@pytest.mark.plain
+def test_sleepers_that_leave_touch_no_memory(wssd):
+    """The arena of a sleeper was given back; its end must not bring back what it held when a long message was made in it."""
+    count = 16
+    s = wssd("/chat=hub", "--max-clients", "64", "--max-per-ip", "0", "--max-message", MIB, tls=False)
+    clients = [s.open("/chat") for _ in range(count)]
+    half = bytes(MIB // 2)
+    for c in clients:
+        c.send(wsraw.frame(BINARY, half, fin=False) + wsraw.frame(CONT, half))
+        for other in clients:
+            if other is not c:
+                assert other.recv_message(digest=hashlib.md5()) == (BINARY, MIB)
+    s.wait_counters(8, asleep=count)
+    before = peers.memory(s)
+    with peers.Watch(s, 0.002) as watch:
+        for c in clients:
+            c.close()
+        s.wait_counters(clients=0)
+    assert watch.rss - before < 4096, (watch.rss, before)
