@@ -654,6 +654,7 @@ def test_end_while_a_close_waits_for_the_backend(wssd, tls):
             start = time.monotonic()
             s.signal(signal.SIGTERM)
             c.expect_close({1000, 1001}, answer=False)
+            c.close()
             assert s.wait(5) == 0
             assert time.monotonic() - start < 5 * SLOW
 
