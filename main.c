@@ -6,12 +6,12 @@
  * What always holds:
  * - All memory is reserved before the loop begins, by max-clients, in one mmap(2).
  * - Poll interest is computed from the state in each turn, in interest(), which is also the one
- *   place where engines are flushed.
+ *   place where engines are flushed, but for a window that is full in the middle of a step.
  * - Signals arrive as input of a descriptor.  (As handlers behind ppoll's mask they would wait as
  *   long as any other descriptor is ready: the kernel delivers them only when ppoll would sleep.)
  * - A connection ends in conn_close(), with one line in the log, and its slot is wiped.
  * - Deadlines are absolute, on the monotonic clock, and looked at once a second, for all slots.
- *   (A heap of deadlines would save that walk, 5,000 slots in some 50 us, and cost a mechanism.)
+ *   (A heap of deadlines would save that walk over all slots, and cost a mechanism.)
  * - Established connections are served before handshakes; of those the oldest makes one step a
  *   turn, since one step may cost a signature.
  * - Rest: a slot without anything to do for a second gives its arena pages back and leaves the poll
