@@ -1123,3 +1123,12 @@ def test_a_long_subprotocol_never_cuts_the_reply(wssd):
         assert r.status == 101 and r.get("Sec-WebSocket-Protocol") == short
         c.send_text("whole")
         c.expect_text("whole")
+
+
+@pytest.mark.parametrize("attribute, option", [("", "--origin "), (",origin=https://ours.example", "origin=")])
+def test_a_foreign_origin_is_told_what_would_allow_it(wssd, attribute, option):
+    s = wssd("/x=echo" + attribute, tls=False, plain=True)
+    with s.connect() as c:
+        c.send(wsraw.upgrade_head("/x", c.host, changes={"Origin": "https://theirs.example"}))
+        assert c.reply().status == 403
+    s.wait_log(r": foreign Origin: %shttps://theirs\.example would allow it$" % option)
