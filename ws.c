@@ -311,8 +311,8 @@ ws_idle(const struct conn *c)
 
 /*
  * The end looks clean to a backend only if the client's was, or if the backend ended first; else it
- * gets a reset.  A hub's list of subscribers is searched; a pointer back would save that, and be one
- * more thing to keep right.
+ * gets a reset.  A hub's list of subscribers is searched; a pointer back would save that, and be
+ * one more thing to keep right.
  */
 void
 ws_leave(struct conn *c)
