@@ -1,0 +1,455 @@
+"""MQTT for real: Debian's mosquitto behind the server, Debian's paho-mqtt over wss with a client certificate in front of it,
+npm's mqtt.js in Chromium on a page that the server serves.
+
+The broker listens on loopback with a configuration of its own, a plain MQTT client beside the server is the other end. Each
+message's place and payload are checked, and that it comes once: QoS 1 promises only "at least once", but as long as no
+connection is lost, nobody has a reason to send twice.
+
+Paho answers a WebSocket ping with a frame that is not masked, which ends the connection (1002, RFC 6455 section 5.1). Who speaks
+more often than each --ping seconds never gets one; that is what the keep alive of MQTT is for."""
+
+import os
+import random
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import paho.mqtt.client as paho
+import pytest
+
+import pki as pki_module
+import wsraw
+from conftest import LIBC
+from test_browser import until
+
+SLOW = wsraw.SLOW
+MANY = 10000
+# No change of user: it would undo the promise that the broker ends with the test run.
+CONF = """\
+listener %d 127.0.0.1
+allow_anonymous true
+max_queued_messages 10000
+persistence false
+user root
+log_dest stderr
+log_timestamp false
+log_type error
+log_type warning
+log_type notice
+log_type information
+"""
+
+
+# ---------------------------------------------------------------------------------------------- the broker
+
+
+class Broker:
+    """A mosquitto on loopback."""
+
+    def __init__(self, directory):
+        conf = os.path.join(str(directory), "mosquitto.conf")
+        for _ in range(10):
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                self.port = s.getsockname()[1]
+            with open(conf, "w") as f:
+                f.write(CONF % self.port)
+            self.log, self.cond, self.eof = [], threading.Condition(), False
+            self.proc = subprocess.Popen(["/usr/sbin/mosquitto", "-c", conf], stdin=subprocess.DEVNULL, encoding="utf-8",
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                         preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG
+            self.thread = threading.Thread(target=self.collect, daemon=True)
+            self.thread.start()
+            if self.wait_log(r"^mosquitto version \S+ (running)|Address already in use").group(1):
+                return
+            self.stop()  # somebody was faster
+        raise AssertionError("no port for mosquitto")
+
+    def collect(self):
+        for line in self.proc.stderr:
+            with self.cond:
+                self.log.append(line.rstrip())
+                self.cond.notify_all()
+        with self.cond:
+            self.eof = True
+            self.cond.notify_all()
+
+    def here(self):
+        with self.cond:
+            return len(self.log)
+
+    def wait_log(self, regex, timeout=10, since=0):
+        """Waits for a line that matches; returns the match."""
+        pattern, end, i = re.compile(regex), time.monotonic() + timeout * SLOW, since
+        with self.cond:
+            while True:
+                while i < len(self.log):
+                    m = pattern.search(self.log[i])
+                    if m:
+                        return m
+                    i += 1
+                left = end - time.monotonic()
+                if left <= 0 or self.eof:
+                    raise AssertionError("the broker does not say %r:\n%s" % (regex, "\n".join(self.log[-30:])))
+                self.cond.wait(left)
+
+    def stop(self):
+        self.proc.terminate()
+        try:
+            self.proc.wait(5 * SLOW)
+        except subprocess.TimeoutExpired:
+            self.proc.kill()
+            self.proc.wait()
+        self.thread.join(5)
+        self.proc.stderr.close()
+
+
+# ---------------------------------------------------------------------------------------------- clients
+
+
+class Client:
+    """A paho client whose loop runs in a thread. tls: a context for wss, or None for plain MQTT. got: (topic, payload,
+    retained) of each message."""
+
+    def __init__(self, name, port, tls=None, will=None, keepalive=20, clean=True, path="/mqtt"):
+        kw = {"callback_api_version": paho.CallbackAPIVersion.VERSION1} if hasattr(paho, "CallbackAPIVersion") else {}
+        self.name, self.cond = name, threading.Condition()
+        self.got, self.acked, self.subscribed, self.ends, self.session = [], 0, 0, [], None
+        self.mqtt = paho.Client(client_id=name, clean_session=clean, transport="websockets" if tls else "tcp", **kw)
+        if tls:
+            self.mqtt.tls_set_context(tls)
+            self.mqtt.ws_set_options(path=path)
+        if will:
+            self.mqtt.will_set(*will[:2], qos=1, retain=len(will) > 2)
+        self.mqtt.max_queued_messages_set(0)
+        self.mqtt.on_connect = lambda c, u, flags, rc: self.note(session=(rc, flags["session present"]))
+        self.mqtt.on_subscribe = lambda c, u, mid, qos: self.note(subscribed=self.subscribed + 1)
+        self.mqtt.on_publish = lambda c, u, mid: self.note(acked=self.acked + 1)
+        self.mqtt.on_disconnect = lambda c, u, rc: self.note(ends=self.ends + [rc])
+        self.mqtt.on_message = self.message
+        try:
+            self.mqtt.connect("127.0.0.1", port, keepalive)
+            self.mqtt.loop_start()
+            self.wait(lambda: self.session or self.ends)
+            assert self.session and self.session[0] == 0, (self.name, self.session, self.ends)
+        except BaseException:
+            self.close()
+            raise
+
+    def note(self, **values):
+        with self.cond:
+            vars(self).update(values)
+            self.cond.notify_all()
+
+    def message(self, c, u, m):
+        with self.cond:
+            self.got.append((m.topic, m.payload, bool(m.retain)))
+            self.cond.notify_all()
+
+    def wait(self, condition, timeout=10):
+        with self.cond:
+            fine = self.cond.wait_for(condition, timeout * SLOW)
+        assert fine, "%s waits in vain: %d messages, the last %r; %d acknowledged, ends %r" % (
+            self.name, len(self.got), self.got[-1:], self.acked, self.ends)
+
+    def subscribe(self, *topics):
+        for topic in topics:
+            wanted = self.subscribed + 1
+            self.mqtt.subscribe(topic, 1)
+            self.wait(lambda: self.subscribed >= wanted)
+        return self
+
+    def publish(self, topic, payload, retain=False):
+        """And waits until the broker has it."""
+        wanted = self.acked + 1
+        self.mqtt.publish(topic, payload, 1, retain)
+        self.wait(lambda: self.acked >= wanted)
+
+    def expect(self, *messages):
+        """Exactly these came since this was asked last."""
+        self.wait(lambda: len(self.got) >= len(messages))
+        with self.cond:
+            got, self.got = self.got, []
+        assert got == list(messages)
+
+    def disconnect(self):
+        """As MQTT says goodbye."""
+        self.mqtt.disconnect()
+        self.wait(lambda: self.ends)
+        assert self.ends == [0]
+        self.close()
+
+    def close(self):
+        self.mqtt.disconnect()
+        self.mqtt.loop_stop()
+
+
+def string(b):
+    b = b.encode() if isinstance(b, str) else b
+    return struct.pack("!H", len(b)) + b
+
+
+def connect_packet(name, keepalive, will=None):
+    """CONNECT of MQTT 3.1.1 section 3.1, clean session; will: topic and payload, QoS 1."""
+    body = string("MQTT") + bytes([4, 0x0E if will else 0x02]) + struct.pack("!H", keepalive) + string(name)
+    body += b"".join(map(string, will or ()))
+    assert len(body) < 128
+    return bytes([0x10, len(body)]) + body
+
+
+CONNACK = bytes([0x20, 2, 0, 0])
+
+
+# ---------------------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    return pki_module.Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    b = Broker(tmp_path_factory.mktemp("broker"))
+    yield b
+    b.stop()
+
+
+@pytest.fixture(scope="module")
+def devices(pki, certs):
+    """A TLS context with the certificate of this name, or with none."""
+    def context(name=None):
+        c = ssl.create_default_context(cafile=certs.cert)
+        if name:
+            c.load_cert_chain(*pki.client(name, issuer=pki.ca("devices")))
+        return c
+    return context
+
+
+@pytest.fixture(scope="module")
+def srv(wssd_module, broker, pki, tmp_path_factory):
+    """Two listeners: the page's, and the devices'."""
+    root = tmp_path_factory.mktemp("root")
+    s = wssd_module("/mqtt=tcp:127.0.0.1:%d,protocol=mqtt" % broker.port, "--ping", "5", "--max-per-ip", "0",
+                    listen=["wss://127.0.0.1:0", "wss://127.0.0.1:0,client-ca=" + pki.ca("devices").cert], root=root)
+    s.root = root
+    return s
+
+
+@pytest.fixture
+def clients(srv, broker, devices, topic):
+    """A factory: of a device with its certificate, or with wss=False of a plain client of the broker's. All are gone before
+    the server is looked at."""
+    made = []
+
+    def make(name, wss=True, **kw):
+        made.append(Client(name + topic, srv.ports[1] if wss else broker.port, devices("device 7") if wss else None,
+                           keepalive=kw.pop("keepalive", 1 if wss else 20), **kw))
+        return made[-1]
+
+    yield make
+    for c in made:
+        c.close()
+
+
+@pytest.fixture
+def topic():
+    """One of this test's own."""
+    return "t%d" % random.randrange(1 << 32)
+
+
+# ---------------------------------------------------------------------------------------------- messages
+
+
+def payloads(who):
+    """MANY of them, of every length up to 300, a few longer than a TLS record; each has its number."""
+    r = random.Random(who)
+    for i in range(MANY):
+        yield b"%s %d " % (who.encode(), i) + r.randbytes(20000 if i % 1000 == 500 else r.randrange(300))
+
+
+def test_ten_thousand_each_way(srv, broker, clients, devices, topic):
+    """Device to broker to plain client and to a second device, plain client to broker to device, all at once."""
+    here = srv.here()
+    plain = clients("plain", wss=False).subscribe(topic + "/up")
+    second = clients("second").subscribe(topic + "/up")
+    device = clients("device").subscribe(topic + "/down")
+    up, down = list(payloads("up")), list(payloads("down"))
+    start = time.monotonic()
+    for a, b in zip(up, down):
+        device.mqtt.publish(topic + "/up", a, 1)
+        plain.mqtt.publish(topic + "/down", b, 1)
+    for c in (plain, second, device):
+        c.wait(lambda: len(c.got) >= MANY and (c is second or c.acked >= MANY), 60)
+    seconds = time.monotonic() - start
+    for c, way, sent in ((plain, "up", up), (second, "up", up), (device, "down", down)):
+        assert [payload for _, payload, _ in c.got] == sent, "%s lacks some, or they are out of order" % c.name
+        assert {t for t, _, _ in c.got} == {"%s/%s" % (topic, way)}
+    print("%d published, %d delivered in %.1f s" % (2 * MANY, 3 * MANY, seconds))
+    for c in (plain, second, device):
+        c.disconnect()
+        assert c.acked == (0 if c is second else MANY)
+    ends = [srv.wait_log(r"^127\.0\.0\.1:\d+ \S*ECDHE\S+ /mqtt \d+ in=(\d+) out=(\d+)", since=here)]
+    ends.append(srv.wait_log(ends[0].re.pattern, since=srv.lines(0).index(ends[0].string) + 1))
+    assert sorted(int(m.group(1)) > sum(map(len, up)) for m in ends) == [False, True]
+    assert all(int(m.group(2)) > sum(map(len, down)) for m in ends)
+
+
+def test_who_has_no_certificate_or_speaks_no_mqtt_stays_out(srv, broker, devices, certs, topic):
+    here, there = srv.here(), broker.here()
+    with pytest.raises((OSError, paho.WebsocketConnectionError)):
+        Client("stranger", srv.ports[1], devices())
+    srv.wait_log(r"no certificate \(29\)$", since=here)
+    with srv.connect(True, port=srv.ports[0]) as c:
+        r = c.open("/mqtt", extra=[("Sec-WebSocket-Protocol", "chat, mqtt")]).reply_head
+        assert r.get("Sec-WebSocket-Protocol") == "mqtt"
+    c = Client("page", srv.ports[0], devices())  # the page's listener asks for none
+    c.disconnect()
+    broker.wait_log("Client page disconnected", since=there)
+    assert not any("stranger" in line for line in broker.log[there:])
+
+
+def test_retained(clients, topic):
+    """The last retained message comes first to whoever subscribes later, and an empty one takes it away."""
+    device = clients("device")
+    for state in (b"off", b"on"):
+        device.publish(topic, state, retain=True)
+    device.publish(topic, b"not this one")
+    plain = clients("plain", wss=False).subscribe(topic)
+    other = clients("other").subscribe(topic)
+    for c in (plain, other):
+        c.expect((topic, b"on", True))
+    plain.publish(topic, b"off", retain=True)
+    for c in (plain, other):
+        c.expect((topic, b"off", False))  # to who is there it is a message like any
+    late = clients("late").subscribe(topic)
+    late.expect((topic, b"off", True))
+    device.publish(topic, b"", retain=True)
+    for c in (plain, other, late):
+        c.expect((topic, b"", False))
+    clients("later").subscribe(topic).publish(topic, b"the first")
+    last = clients("last", wss=False).subscribe(topic)
+    last.publish(topic, b"mark")
+    last.expect((topic, b"mark", False))
+
+
+def test_who_was_away_misses_nothing(clients, broker, topic):
+    """What comes while a device with a session is away waits for it."""
+    plain = clients("plain", wss=False)
+    device = clients("device", clean=False).subscribe(topic)
+    assert device.session == (0, 0)
+    device.disconnect()
+    broker.wait_log("Client %s disconnected" % device.name)
+    sent = [b"%d" % i for i in range(1000)]
+    for p in sent:
+        plain.mqtt.publish(topic, p, 1)
+    plain.wait(lambda: plain.acked == 1000)
+    again = clients("device", clean=False)
+    assert again.session == (0, 1)
+    again.expect(*[(topic, p, False) for p in sent])
+    plain.mqtt.publish(topic, b"live", 1)
+    again.expect((topic, b"live", False))
+
+
+# ---------------------------------------------------------------------------------------------- the ends
+
+
+DEVICE = """
+import ssl, sys, threading
+sys.path.insert(0, %r)
+import test_mqtt
+port, ca, cert, key, name, topic = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+context.load_cert_chain(cert, key)
+c = test_mqtt.Client(name, int(port), context, will=(topic, "gone"), keepalive=1)
+print("ready", flush=True)
+threading.Event().wait(100)
+"""
+
+
+def test_will_of_a_device_whose_process_is_killed(srv, broker, clients, pki, certs, topic):
+    plain = clients("plain", wss=False).subscribe(topic)
+    other = clients("other").subscribe(topic)
+    here, name = srv.here(), "killed-" + topic
+    pair = pki.client("device 7", issuer=pki.ca("devices"))
+    proc = subprocess.Popen([sys.executable, "-c", DEVICE % os.path.dirname(os.path.abspath(__file__)), str(srv.ports[1]),
+                             certs.cert, pair.cert, pair.key, name, topic], stdout=subprocess.PIPE,
+                            preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))
+    try:
+        assert proc.stdout.readline() == b"ready\n"
+        time.sleep(1.2 * SLOW)  # it is alive: its keep alive passes, and --ping has nothing to ask
+        assert plain.got == other.got == []
+    finally:
+        proc.kill()
+        proc.wait()
+        proc.stdout.close()
+    plain.expect((topic, b"gone", False))
+    other.expect((topic, b"gone", False))
+    srv.wait_log(r" /mqtt 1006 in=\d+ out=\d+ secs=", since=here)
+
+
+def open_mqtt(srv, context, name, keepalive, will):
+    """A raw client that has said CONNECT."""
+    c = wsraw.connect(srv.ports[-1], context).open("/mqtt", extra=[("Sec-WebSocket-Protocol", "mqtt")])
+    c.send_binary(connect_packet(name, keepalive, will))
+    c.expect_binary(CONNACK)
+    return c
+
+
+@pytest.mark.parametrize("how", ["reset", "fin", "close frame", "silence"])
+def test_will_of_a_device_that_vanishes(wssd, srv, broker, clients, devices, topic, how):
+    """However it goes without DISCONNECT; who is silent is found out by the server's pings, long before the broker would."""
+    plain = clients("plain", wss=False).subscribe(topic)
+    if how == "silence":
+        srv = wssd("/mqtt=tcp:127.0.0.1:%d,protocol=mqtt" % broker.port, "--ping", "1", "--timeout", "1")
+    here, name = srv.here(), "vanishes-" + topic
+    c = open_mqtt(srv, devices("device 7"), name, 600, (topic, "gone"))
+    if how == "reset":
+        c.reset()
+    elif how == "fin":
+        c.shutdown_write(notify=False)
+    elif how == "close frame":
+        c.close_handshake(1000)
+    plain.expect((topic, b"gone", False))
+    broker.wait_log("Client %s (closed its connection|disconnected)" % name)
+    srv.wait_log(r" /mqtt %s in=" % (1000 if how == "close frame" else 1006), since=here)
+
+
+def test_no_will_after_goodbye(srv, broker, clients, devices, topic):
+    """Forty times: paho sends DISCONNECT and closes its socket at once, so that both arrive together."""
+    plain = clients("plain", wss=False).subscribe(topic + "/#")
+    there = broker.here()
+    for i in range(40):
+        c = clients("polite%d" % i, will=(topic + "/will", "gone"))
+        c.mqtt.publish(topic + "/last", b"%d" % i, i % 2)
+        c.disconnect()
+        broker.wait_log("Client %s disconnected" % c.name, since=there)
+    plain.publish(topic + "/mark", b"")
+    plain.expect(*[(topic + "/last", b"%d" % i, False) for i in range(40)], (topic + "/mark", b"", False))
+
+
+def test_keep_alive(srv, broker, clients, devices, topic):
+    """Who has nothing to say but keeps alive stays; who does not is put out by the broker, and hears of it; the will follows."""
+    start = time.monotonic()
+    plain = clients("plain", wss=False).subscribe(topic)
+    device = clients("device").subscribe(topic)
+    here = srv.here()
+    raw = open_mqtt(srv, devices("device 7"), "mute-" + topic, 3, (topic, "gone"))
+    while True:  # it answers the server's pings, but its keep alive is missing
+        opcode, data = raw.recv_message()
+        if opcode != wsraw.PING:
+            break
+        assert time.monotonic() < start + 15 * SLOW
+        raw.send_frame(wsraw.PONG, data)
+    assert opcode == wsraw.CLOSE and struct.unpack("!H", data[:2]) == (1000,)
+    broker.wait_log("Client mute-%s has exceeded timeout" % topic)
+    plain.expect((topic, b"gone", False))
+    time.sleep(max(0, start + 7 - time.monotonic()))  # longer than --ping
+    device.expect((topic, b"gone", False))
+    assert device.ends == [] and not any(" /mqtt 1002 " in line for line in srv.lines(here))
