@@ -284,7 +284,7 @@ class Box:
     def words(self, what):
         words = ["sh", "-e", "-c", what] if isinstance(what, str) else [str(w) for w in what]
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-i", "-u", "-C",
-                "--wd=" + self.path("/root")] + words
+                "--wd=" + self.path("/root"), "setsid"] + words
 
     def environment(self, env):
         e = dict(os.environ, PATH=PATH, HOME="/root", LC_ALL="C.UTF-8", **(env or {}))
@@ -352,6 +352,17 @@ class Job:
                                      env=env, start_new_session=True, preexec_fn=die_with_parent)
         self.thread = threading.Thread(target=self.collect, daemon=True)
         self.thread.start()
+        self.group = until(self.leader, 10, "the commands did not start")
+
+    def leader(self):
+        """The process group of the commands, as seen from here: nsenter's child leads it; -1 if it ended already."""
+        with open("/proc/%d/task/%d/children" % (self.proc.pid, self.proc.pid)) as f:
+            for pid in map(int, f.read().split()):
+                with contextlib.suppress(ProcessLookupError):
+                    if os.getpgid(pid) == pid:
+                        return pid
+        with open("/proc/%d/stat" % self.proc.pid) as f:
+            return -1 if f.read().rpartition(")")[2].split()[0] == "Z" else None
 
     def collect(self):
         for line in self.proc.stdout:
@@ -396,20 +407,29 @@ class Job:
         return status
 
     def signal(self, number):
-        """To all that it started and that still is in its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.proc.pid, number)
+        """To all that it started and that is in its process group; False: nobody is left."""
+        if self.group > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.group, number)
+                return True
+        return False
 
     def end(self, timeout=10):
-        """SIGTERM; its exit status."""
+        """SIGTERM to all of them, and waits until they are gone; the exit status of the commands."""
         self.signal(signal.SIGTERM)
         try:
+            until(lambda: not self.signal(0), timeout, lambda: "no end:\n" + "\n".join(self.log[-30:]))
             return self.wait(timeout)
         finally:
             self.finish()
 
     def finish(self):
+        """SIGKILL. Not to nsenter, unless it must be: its child would be left to the host's process 1 then, and keep the whole
+        box from ending until that one cares."""
         self.signal(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.proc.wait(5 * SLOW)
+        self.proc.kill()
         self.proc.wait()
         self.thread.join(5)
         if self.eof:
