@@ -90,6 +90,23 @@ die(int status, const char *where, const char *what, const char *wrong)
 	exit(status);
 }
 
+const char *
+read_file(const char *file, char *text, size_t size)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	size_t used = 0;
+	ssize_t n = fd;
+	const char *wrong;
+
+	while (n >= 0 && (n = read(fd, text + used, size - 1 - used)) > 0)
+		used += (size_t)n;
+	wrong = n < 0 ? strerror(errno) : NULL;
+	if (fd >= 0)
+		close(fd);
+	text[used] = '\0';
+	return used < size - 1 && strlen(text) == used ? wrong : "is too large or has a NUL byte";
+}
+
 /* Configuration: words from the command line and from a file, read by one table. */
 
 enum kind { STRING, NUMBER, NAMES, LISTEN, CONFIG, ROUTE };
@@ -198,8 +215,10 @@ set_route(char *path, char *text)
 		if (strcmp(other->path, path) == 0)
 			return "is a route twice";
 	r->path = path;
-	r->backend = ws_backend(name, strlen(name));
-	if (r->backend == NULL || (address != NULL) != (r->backend->address != NULL))
+	r->backend = backends;
+	while (r->backend->name != NULL && strcmp(r->backend->name, name) != 0)
+		r->backend++;
+	if (r->backend->name == NULL || (address != NULL) != (r->backend->address != NULL))
 		return "needs =echo, =hub, =tcp:ADDRESS:PORT or =unix:FILE";
 	if (address != NULL)
 		wrong = r->backend->address(r, address);
@@ -260,17 +279,10 @@ read_config(const char *file)
 	static char text[65536];
 	static char *lines = text;
 	char where[300], *line, *word, *value;
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	size_t used = 0;
-	ssize_t n = 1;
+	const char *wrong = lines != text ? "is a second configuration file" : NULL;
 
-	if (lines != text)
-		die(1, "", file, "is a second configuration file");
-	while (fd >= 0 && n > 0 && (n = read(fd, text + used, sizeof text - 1 - used)) > 0)
-		used += (size_t)n;
-	if (fd < 0 || n < 0 || used == sizeof text - 1 || strlen(text) != used)
-		die(1, "", file, fd < 0 || n < 0 ? NULL : "is too large or has a NUL byte");
-	close(fd);
+	if (wrong != NULL || (wrong = read_file(file, text, sizeof text)) != NULL)
+		die(1, "", file, wrong);
 	for (unsigned i = 1; (line = strsep(&lines, "\n")) != NULL; i++) {
 		snprintf(where, sizeof where, "%s:%u: ", file, i);
 		line[strcspn(line, "#\r")] = '\0';
@@ -746,17 +758,17 @@ reload(void)
 static void
 log_counters(void)
 {
-	unsigned backends = 0;
+	unsigned used = 0;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
-		backends += c->bfd >= 0;
+		used += c->bfd >= 0;
 	log_line(INFO,
 		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu "
 		"handshakes=%llu resumed=%llu requests=%llu upgrades=%llu frames_in=%llu "
 		"frames_out=%llu bytes_in=%llu bytes_out=%llu bugs=%llu",
-		clients, clients - awakes, backends, count.accepted, count.refused,
-		count.handshakes, count.resumed, count.requests, count.upgrades, count.frames_in,
-		count.frames_out, count.bytes_in, count.bytes_out, count.bugs);
+		clients, clients - awakes, used, count.accepted, count.refused, count.handshakes,
+		count.resumed, count.requests, count.upgrades, count.frames_in, count.frames_out,
+		count.bytes_in, count.bytes_out, count.bugs);
 }
 
 static void

@@ -30,7 +30,6 @@
 
 #include <bearssl.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -184,18 +183,11 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 {
 	static char text[FILE_ROOM], sentence[512];
 	br_pem_decoder_context pem;
-	const char *wrong = NULL;
-	size_t n = 0, at = 0, from = 0;
+	const char *wrong = read_file(file, text, sizeof text);
+	size_t n = strlen(text), at = 0, from = 0;
 	unsigned line = 1;
-	int missing = 1, event, fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	ssize_t more = fd;
+	int missing = 1, event;
 
-	while (more >= 0 && (more = read(fd, text + n, sizeof text - 1 - n)) > 0)
-		n += (size_t)more;
-	if (more < 0)
-		wrong = strerror(errno);
-	if (fd >= 0)
-		close(fd);
 	text[n++] = '\n'; /* the last line may lack its end */
 	br_pem_decoder_init(&pem);
 	while (wrong == NULL && at < n) {
@@ -213,14 +205,14 @@ load(struct bank *b, const char *file, const char *what, const char *(*take)(str
 		} else if (event == BR_PEM_ERROR) {
 			wrong = "not valid PEM";
 		}
-		if (b->used == sizeof b->room || n == sizeof text)
+		if (b->used == sizeof b->room)
 			wrong = "too large";
 	}
 	for (size_t i = 0; i + 1 < at; i++)
 		line += text[i] == '\n';
 	if (wrong == NULL && missing)
 		wrong = "not there, or cut short";
-	explicit_bzero(text, n);
+	explicit_bzero(text, sizeof text);
 	explicit_bzero(&pem, sizeof pem);
 	if (wrong != NULL)
 		snprintf(sentence, sizeof sentence, "%s:%u: %s: %s", file, line, what, wrong);

@@ -532,19 +532,11 @@ stream_output(struct conn *c)
 	}
 }
 
-static const struct backend backends[] = {
+const struct backend backends[] = {
 	/* name, whole, address, open, input, output */
 	{ "echo", 0, NULL, NULL, echo_input, NULL },
 	{ "hub", 1, NULL, hub_open, hub_input, hub_output },
 	{ "tcp", 0, tcp_address, stream_open, stream_input, stream_output },
 	{ "unix", 0, unix_address, stream_open, stream_input, stream_output },
+	{ NULL, 0, NULL, NULL, NULL, NULL },
 };
-
-const struct backend *
-ws_backend(const char *name, size_t n)
-{
-	for (size_t i = 0; i < sizeof backends / sizeof backends[0]; i++)
-		if (strlen(backends[i].name) == n && memcmp(backends[i].name, name, n) == 0)
-			return &backends[i];
-	return NULL;
-}

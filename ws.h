@@ -228,6 +228,12 @@ extern int64_t now; /* read once a turn */
 void log_line(int priority, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*
+ * Reads a file of fewer than size - 1 bytes, none of them NUL, into text and terminates it.
+ * Returns NULL or what is wrong with it.
+ */
+const char *read_file(const char *file, char *text, size_t size);
+
+/*
  * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
  * Returns NULL or what is wrong with it.
  */
@@ -351,8 +357,8 @@ int ws_utf8(uint8_t *state, const unsigned char *p, size_t n);
 /* XORs p[0, n) with the key *mask (RFC 6455 5.3) and rotates it, so that calls can follow. */
 void ws_unmask(unsigned char *p, size_t n, uint32_t *mask);
 
-/* The backend of that name, n bytes; NULL if there is none. */
-const struct backend *ws_backend(const char *name, size_t n);
+/* All backends; the last, without a name, ends the list. */
+extern const struct backend backends[];
 
 /* Drives OPEN, and DRAIN until c->bye. */
 enum step ws_step(struct conn *c);
