@@ -31,12 +31,12 @@
 static const char *const methods[] = { "GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ",
 	"OPTIONS ", "TRACE ", "PATCH ", "" };
 static const char *const statuses[] = { "101 Switching Protocols", "200 OK",
-	"301 Moved Permanently", "304 Not Modified", "400 Bad Request", "403 Forbidden",
-	"404 Not Found", "405 Method Not Allowed", "421 Misdirected Request",
+	"301 Moved Permanently", "304 Not Modified", "400 Bad Request", "401 Unauthorized",
+	"403 Forbidden", "404 Not Found", "405 Method Not Allowed", "421 Misdirected Request",
 	"426 Upgrade Required", "431 Request Header Fields Too Large", "501 Not Implemented",
 	"502 Bad Gateway", "503 Service Unavailable", "505 HTTP Version Not Supported" };
-static const char *const names[] = { "Content-Length", "Host", "Origin", "Sec-WebSocket-Key",
-	"Sec-WebSocket-Version", "Transfer-Encoding", "Connection", "Upgrade",
+static const char *const names[] = { "Content-Length", "Host", "Origin", "Authorization", "Cookie",
+	"Sec-WebSocket-Key", "Sec-WebSocket-Version", "Transfer-Encoding", "Connection", "Upgrade",
 	"Sec-WebSocket-Protocol", "If-None-Match" }; /* in the order of their enums */
 static const char *const types[][2] = { { ".html", "text/html" }, { ".js", "text/javascript" },
 	{ ".mjs", "text/javascript" }, { ".css", "text/css" }, { ".txt", "text/plain" },
@@ -287,6 +287,128 @@ origin_allowed(const struct conn *c, const struct names *list, const unsigned ch
 	       strncasecmp((const char *)b + from, (const char *)b + h->host, end - from) == 0;
 }
 
+/* Credentials: files of SHA-256 digests, in hex, one a line. */
+
+static struct credential {
+	const char *file; /* as the option or the route names it; NULL ends the table */
+	char digest[64];
+} banks[2][CREDENTIALS_MAX + 1], *bank = banks[0];
+
+/* Adds the lines of a file to the table, of which *n are used. */
+static const char *
+load_file(struct credential *table, size_t *n, const char *file)
+{
+	static char text[131072], sentence[512];
+	char *lines = text, *line, *word;
+	const char *wrong = read_file(file, text, sizeof text);
+	unsigned at = 0;
+
+	while (wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
+		at++;
+		line[strcspn(line, "#\r")] = '\0';
+		word = strtok_r(line, " \t", &line);
+		if (word == NULL)
+			continue;
+		if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0' ||
+			strtok_r(NULL, " \t", &line) != NULL)
+			wrong = "needs a SHA-256 digest of 64 hexadecimal digits";
+		else if (*n == CREDENTIALS_MAX)
+			wrong = "is one too many";
+		else
+			table[*n].file = file;
+		if (wrong == NULL)
+			memcpy(table[(*n)++].digest, word, 64);
+	}
+	snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at, wrong != NULL ? wrong : "");
+	return wrong != NULL ? sentence : NULL;
+}
+
+const char *
+http_load(int change)
+{
+	struct credential *spare = banks[bank == banks[0]];
+	const char *wrong = NULL;
+	size_t n = 0;
+
+	if (change) {
+		bank = spare;
+		return NULL;
+	}
+	if (cf.auth != NULL)
+		wrong = load_file(spare, &n, cf.auth);
+	for (unsigned i = 0; i < cf.routes && wrong == NULL; i++)
+		if (cf.route[i].auth != NULL)
+			wrong = load_file(spare, &n, cf.route[i].auth);
+	spare[n].file = NULL;
+	return wrong;
+}
+
+/*
+ * Whether the digest of b[from, to), which is base64 (RFC 4648 4) when `coded`, is in the file.  All
+ * lines are compared, in whole: the time tells nothing.
+ */
+static int
+known(const char *file, const unsigned char *b, size_t from, size_t to, int coded)
+{
+	size_t end = coded ? span(b, from, to, base64) : to;
+	unsigned found = 0, bits = 0;
+	br_sha256_context sha256;
+	unsigned char sum[br_sha256_SIZE], byte;
+	char hex[2 * sizeof sum + 1];
+
+	if (coded && (to - from > BASIC_MAX || (to - from) % 4 != 0 || to - end > 2 ||
+			     span(b, end, to, "=") != to))
+		return 0;
+	br_sha256_init(&sha256);
+	for (size_t i = from; i < end; i++) {
+		size_t place = coded ? (i - from) % 4 : 3; /* the first of four makes no byte */
+
+		bits = coded ? bits << 6 | (unsigned)(strchr(base64, b[i]) - base64) : b[i];
+		byte = (unsigned char)(bits >> (6 - 2 * place));
+		br_sha256_update(&sha256, &byte, place > 0);
+	}
+	br_sha256_out(&sha256, sum);
+	for (size_t i = 0; i < sizeof sum; i++)
+		snprintf(hex + 2 * i, 3, "%02x", sum[i]);
+	for (const struct credential *k = bank; k->file != NULL; k++) {
+		unsigned differ = k->file != file;
+
+		for (size_t i = 0; i < sizeof k->digest; i++)
+			differ |= (unsigned)(hex[i] ^ (k->digest[i] | 0x20)); /* A-F: a-f */
+		found |= differ == 0;
+	}
+	return (int)found;
+}
+
+/* RFC 9110 11.6.2, RFC 6750 2.1, RFC 7617 2; or the cookie that the answer to Basic has set. */
+static int
+authorized(const char *file, const unsigned char *b, struct head *h)
+{
+	static const char name[] = "__Host-wssd=";
+	const struct field *a = &h->last[AUTHORIZATION], *k = &h->last[COOKIE];
+	size_t scheme = span(b, a->value, a->value_end, token), to;
+	size_t from = span(b, scheme, a->value_end, " ");
+
+	if (file == NULL)
+		return 1;
+	if (same(b, a->value, scheme, "Bearer") && known(file, b, from, a->value_end, 0))
+		return 1;
+	if (same(b, a->value, scheme, "Basic") && known(file, b, from, a->value_end, 1)) {
+		h->basic = (uint16_t)from;
+		h->basic_end = a->value_end;
+		return 1;
+	}
+	for (from = k->value; from < k->value_end; from = to + 1) {
+		to = from + strcspn((const char *)b + from, ";\r");
+		to = to < k->value_end ? to : k->value_end;
+		from = span(b, from, to, " ");
+		if (to - from >= sizeof name && memcmp(b + from, name, sizeof name - 1) == 0 &&
+			known(file, b, from + sizeof name - 1, to, 1))
+			return 1;
+	}
+	return 0;
+}
+
 /* The upgrade (RFC 6455 4.2). */
 
 /* 4.2.2: the key and a constant, hashed, in base64: 27 characters; a 28th, "=", is not put. */
@@ -397,7 +519,8 @@ open_file(const char *path, struct stat *st)
 static enum step
 file(struct conn *c, unsigned char *b, const struct head *h)
 {
-	char *path = (char *)b + h->path, tag[64], fields[REPLY_MAX / 2];
+	char *path = (char *)b + h->path, tag[64], fields[REPLY_MAX * 3 / 4];
+	char cookie[BASIC_MAX + 80] = "";
 	const char *end, *type = "application/octet-stream";
 	struct stat st = { 0 };
 
@@ -414,7 +537,11 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 		return reply(c, errno == EMFILE || errno == ENFILE ? 503 : 404, "no such file", "");
 	snprintf(tag, sizeof tag, "W/\"%llx-%lx-%llx\"", (unsigned long long)st.st_mtim.tv_sec,
 		(unsigned long)st.st_mtim.tv_nsec, (unsigned long long)st.st_size);
-	snprintf(fields, sizeof fields, "ETag: %s\r\n", tag + 2);
+	if (h->basic != 0) /* RFC 6265; a page's WebSocket has no other way to show a credential */
+		snprintf(cookie, sizeof cookie,
+			"Set-Cookie: __Host-wssd=%.*s; Path=/; Secure; HttpOnly; SameSite=Strict\r\n",
+			h->basic_end - h->basic, (const char *)b + h->basic);
+	snprintf(fields, sizeof fields, "ETag: %s\r\n%s", tag + 2, cookie);
 	/* RFC 9110 13.1.2: compared as weak ones */
 	if (says(b, h, IF_NONE_MATCH, tag) || says(b, h, IF_NONE_MATCH, tag + 2) ||
 		says(b, h, IF_NONE_MATCH, "*"))
@@ -425,9 +552,9 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 			type = types[i][1];
 	snprintf(fields, sizeof fields,
 		"Content-Type: %s%s\r\nContent-Length: %llu\r\nETag: %s\r\n"
-		"X-Content-Type-Options: nosniff\r\n",
+		"X-Content-Type-Options: nosniff\r\n%s",
 		type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
-		(unsigned long long)st.st_size, tag + 2);
+		(unsigned long long)st.st_size, tag + 2, cookie);
 	reply(c, 200, "served", fields);
 	c->left = c->bodiless ? 0 : (uint64_t)st.st_size;
 	return MORE;
@@ -441,6 +568,7 @@ step_head(struct conn *c)
 {
 	size_t n, had = c->text;
 	unsigned char *b = c->io + IO_TEXT, *p = tls_peek(c, &n);
+	struct route *r = cf.route, *end_of_routes = cf.route + cf.routes;
 	struct head h = { 0 };
 	int end, status;
 
@@ -471,10 +599,15 @@ step_head(struct conn *c)
 	c->keep = h.minor == 1 && !says(b, &h, CONNECTION, "close");
 	if (!host_allowed(c, b, &h))
 		return reply(c, 421, "not our name: see --host", "");
-	for (unsigned i = 0; i < cf.routes; i++)
-		if (strcmp(cf.route[i].path, (const char *)b + h.path) == 0)
-			return upgrade(c, &cf.route[i], b, &h);
-	return file(c, b, &h);
+	while (r < end_of_routes && strcmp(r->path, (const char *)b + h.path) != 0)
+		r++;
+	if (!authorized(r < end_of_routes ? r->auth : cf.auth, b, &h)) {
+		count.denied++;
+		return reply(c, 401, "no valid credential",
+			"WWW-Authenticate: Basic realm=\"wssd\", charset=\"UTF-8\"\r\n"
+			"WWW-Authenticate: Bearer realm=\"wssd\"\r\n");
+	}
+	return r < end_of_routes ? upgrade(c, r, b, &h) : file(c, b, &h);
 }
 
 enum step

@@ -117,11 +117,13 @@ static const struct option {
 	void *to;
 	long long min, max;
 } options[] = {
-	{ "--listen", " URL", "wss:// or ws://ADDRESS:PORT[,client-ca=FILE]", LISTEN, NULL, 0, 0 },
+	{ "--listen", " URL", "wss:// or ws://ADDRESS:PORT", LISTEN, NULL, 0, 0 },
+	{ "     ", ",client-ca=FILE,proxy=ADDRESS/BITS", "on any, wss://", LISTEN, NULL, 0, 0 },
 	{ "--cert", " FILE", "certificate chain in PEM, our own first", STRING, &cf.cert, 0, 0 },
 	{ "--key", " FILE", "its private key in PEM, EC or RSA", STRING, &cf.key, 0, 0 },
 	{ "--client-ca", " FILE", "whose certificates clients need", STRING, &cf.client_ca, 0, 0 },
 	{ "--root", " DIR", "static files for paths that no route has", STRING, &cf.root, 0, 0 },
+	{ "--auth", " FILE", "who may have those: SHA-256 of credentials", STRING, &cf.auth, 0, 0 },
 	{ "--origin", " ORIGIN", "allowed, or any; default: own host", NAMES, &cf.origins, 0, 0 },
 	{ "--host", " NAME", "accepted, or any; on ws default: local", NAMES, &cf.hosts, 0, 0 },
 	{ "--max-clients", " N", "at a time (64)", NUMBER, &cf.max_clients, 1, 1000000 },
@@ -138,7 +140,8 @@ static const struct option {
 	{ "/PATH", "=hub[,ring=BYTES]", "to every other client of the route", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=tcp:ADDRESS:PORT", "bytes to and from a TCP server", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=unix:FILE", "the same with a Unix stream socket", ROUTE, NULL, 0, 0 },
-	{ "     ", ",protocol=A|B,origin=ORIGIN", "on any route", ROUTE, NULL, 0, 0 },
+	{ "/PATH", "=seqpacket:FILE[,text]", "a message is a packet", ROUTE, NULL, 0, 0 },
+	{ "     ", ",protocol=A|B,origin=O,auth=FILE", "on any route", ROUTE, NULL, 0, 0 },
 };
 
 static const char *
@@ -154,12 +157,18 @@ parse_number(const char *text, long long min, long long max, long long *number)
 	return wrong;
 }
 
+/* Where the bytes of an IP address are. */
+static void *
+ip_of(const union address *a)
+{
+	return a->sa.sa_family == AF_INET6 ? (void *)&a->in6.sin6_addr : (void *)&a->in.sin_addr;
+}
+
 const char *
 parse_address(char *text, union address *addr, socklen_t *len)
 {
 	char *colon = strrchr(text, ':');
 	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']';
-	void *ip = v6 ? (void *)&addr->in6.sin6_addr : &addr->in.sin_addr;
 	long long port;
 
 	if (colon == NULL || parse_number(colon + 1, 0, 65535, &port) != NULL)
@@ -169,9 +178,23 @@ parse_address(char *text, union address *addr, socklen_t *len)
 	addr->in.sin_port = htons((uint16_t)port); /* at the same place in both */
 	*len = v6 ? sizeof addr->in6 : sizeof addr->in;
 	text = strcmp(text, "localhost") == 0 ? "127.0.0.1" : text + v6;
-	if (inet_pton(addr->sa.sa_family, text, ip) != 1)
+	if (inet_pton(addr->sa.sa_family, text, ip_of(addr)) != 1)
 		return "needs a numeric address, [IPv6] in brackets, or localhost";
 	return NULL;
+}
+
+/* "ADDRESS/BITS", or an address alone. */
+static const char *
+parse_network(char *text, union address *addr, long long *bits)
+{
+	char *address = strsep(&text, "/");
+	int v6 = strchr(address, ':') != NULL;
+
+	*bits = v6 ? 128 : 32;
+	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
+	if (inet_pton(addr->sa.sa_family, address, ip_of(addr)) != 1)
+		return "needs proxy=ADDRESS/BITS";
+	return text != NULL ? parse_number(text, 0, *bits, bits) : NULL;
 }
 
 static const char *
@@ -187,7 +210,8 @@ static const char *
 set_listen(char *text)
 {
 	struct listener *l = &cf.listener[cf.listeners];
-	char *scheme = strsep(&text, ":"), *address = strsep(&text, ","), *name;
+	char *scheme = strsep(&text, ":"), *address = strsep(&text, ","), *part;
+	const char *wrong = NULL;
 
 	if (cf.listeners++ == LISTENERS_MAX)
 		return "is one too many";
@@ -195,11 +219,15 @@ set_listen(char *text)
 	cf.tls |= !l->plain;
 	if ((!l->plain && strcmp(scheme, "wss") != 0) || !address || strncmp(address, "//", 2) != 0)
 		return "needs wss:// or ws:// in front";
-	name = strsep(&text, "=");
-	l->client_ca = text;
-	if (name != NULL && (l->plain || text == NULL || strcmp(name, "client-ca") != 0))
-		return "has an attribute that is not client-ca=FILE of wss://";
-	return parse_address(address + 2, &l->addr, &l->addr_len);
+	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
+		if (strncmp(part, "proxy=", 6) == 0)
+			wrong = parse_network(part + 6, &l->proxy, &l->bits);
+		else if (strncmp(part, "client-ca=", 10) == 0 && !l->plain)
+			l->client_ca = part + 10;
+		else
+			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
+	}
+	return wrong != NULL ? wrong : parse_address(address + 2, &l->addr, &l->addr_len);
 }
 
 static const char *
@@ -219,7 +247,7 @@ set_route(char *path, char *text)
 	while (r->backend->name != NULL && strcmp(r->backend->name, name) != 0)
 		r->backend++;
 	if (r->backend->name == NULL || (address != NULL) != (r->backend->address != NULL))
-		return "needs =echo, =hub, =tcp:ADDRESS:PORT or =unix:FILE";
+		return "needs =echo, =hub, =tcp:ADDRESS:PORT, =unix:FILE or =seqpacket:FILE";
 	if (address != NULL)
 		wrong = r->backend->address(r, address);
 	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
@@ -227,8 +255,12 @@ set_route(char *path, char *text)
 			wrong = add_names(&r->origins, part + 7);
 		else if (strncmp(part, "protocol=", 9) == 0)
 			wrong = add_names(&r->protocols, part + 9);
-		else if (strncmp(part, "ring=", 5) == 0 && r->backend->whole)
+		else if (strncmp(part, "auth=", 5) == 0)
+			r->auth = part + 5;
+		else if (strncmp(part, "ring=", 5) == 0 && r->backend->ring)
 			wrong = parse_number(part + 5, 1, 1 << 30, &r->ring);
+		else if (strcmp(part, "text") == 0 && r->backend->whole && !r->backend->ring)
+			r->text = 1;
 		else
 			wrong = "has an attribute that this backend does not know";
 	}
@@ -307,13 +339,24 @@ show(void)
 	return fflush(stdout) == 0 ? 0 : 1;
 }
 
+/* All files that a reload reads again; if one is bad nothing changes. */
+static const char *
+load(void)
+{
+	const char *wrong = http_load(0);
+
+	if (wrong == NULL && cf.tls)
+		wrong = tls_load();
+	return wrong != NULL ? wrong : http_load(1);
+}
+
 /* What no single option can tell. */
 static void
 check_config(void)
 {
 	/* a message in entries, and what the last of them may need at the end: see ws.c */
 	size_t least = ((size_t)cf.max_message / HUB_FRAME + 2) * (HUB_FRAME + 16);
-	const char *wrong = NULL;
+	const char *wrong;
 
 	if (cf.listeners == 0)
 		die(2, "", "--listen", "is missing");
@@ -331,14 +374,14 @@ check_config(void)
 
 		if (ring < least)
 			die(2, "", r->path, "ring= is too small for max-message");
-		r->hub.size = r->backend->whole ? ring : 0;
+		r->hub.size = r->backend->ring ? ring : 0;
 	}
 	cf.root_fd = cf.root != NULL ? open(cf.root, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (cf.root != NULL && cf.root_fd < 0)
 		die(1, "", cf.root, NULL);
 	gethostname(cf.hostname, sizeof cf.hostname - 1);
-	if (cf.tls && (wrong = tls_load()) != NULL)
-		die(1, "", "TLS", wrong);
+	if ((wrong = load()) != NULL)
+		die(1, "", "cannot load", wrong);
 }
 
 /* The start: memory, descriptors, listeners, signals. */
@@ -353,7 +396,12 @@ reserve(void)
 	size_t text = cf.max_message > HEAD_MAX ? (size_t)cf.max_message : HEAD_MAX;
 	unsigned char *p, *tls;
 
-	io_size = (IO_TEXT + text + page - 1) / page * page;
+	cf.packet = IO_TEXT + text;
+	io_size = cf.packet;
+	for (unsigned i = 0; i < cf.routes; i++)
+		if (cf.route[i].backend->whole && !cf.route[i].backend->ring)
+			io_size = cf.packet + (size_t)cf.max_message;
+	io_size = (io_size + page - 1) / page * page;
 	total = io_size + tls_size + sizeof *slots + sizeof *awake;
 	total = n * total + polls * sizeof *pfd;
 	for (unsigned i = 0; i < cf.routes; i++)
@@ -384,11 +432,10 @@ static void
 show_address(const union address *a, char *text, size_t n)
 {
 	char ip[INET6_ADDRSTRLEN] = "";
-	int v6 = a->sa.sa_family == AF_INET6;
 
-	inet_ntop(a->sa.sa_family, v6 ? (const void *)&a->in6.sin6_addr : &a->in.sin_addr, ip,
-		sizeof ip);
-	snprintf(text, n, v6 ? "[%s]:%u" : "%s:%u", ip, ntohs(a->in.sin_port));
+	inet_ntop(a->sa.sa_family, ip_of(a), ip, sizeof ip);
+	snprintf(text, n, a->sa.sa_family == AF_INET6 ? "[%s]:%u" : "%s:%u", ip,
+		ntohs(a->in.sin_port));
 }
 
 static void
@@ -456,15 +503,19 @@ put_asleep(struct conn *c)
 static void
 conn_close(struct conn *c, const char *why)
 {
-	char client[INET6_ADDRSTRLEN + 8], status[8] = "-";
+	char client[INET6_ADDRSTRLEN + 8], status[8] = "-", cn[sizeof c->cn + 8] = "";
 
 	count.bugs += why == NULL;
 	if (c->status != 0) /* 7.1.5: 1006 is a WebSocket that ended without a Close */
 		snprintf(status, sizeof status, "%u", c->status == 101 ? 1006U : c->status);
+	for (char *q = c->cn; (q = strchr(q, '"')) != NULL;)
+		*q = '?';
+	if (c->lis->client_ca != NULL && c->state > SHAKE && !c->misplaced)
+		snprintf(cn, sizeof cn, " cn=\"%s\"", c->cn);
 	show_address(&c->addr, client, sizeof client);
-	log_line(INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f: %s", client, tls_suite(c),
+	log_line(INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f%s: %s", client, tls_suite(c),
 		c->path[0] != '\0' ? c->path : "-", status, c->in, c->out,
-		(double)(now - c->start) / 1000, why != NULL ? why : "bug: no reason");
+		(double)(now - c->start) / 1000, cn, why != NULL ? why : "bug: no reason");
 	ws_leave(c);
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
@@ -482,7 +533,7 @@ static void
 conn_new(struct conn *c, int fd, const struct listener *l, const union address *a)
 {
 	*c = (struct conn){ .io = c->io, .tls = c->tls, .fd = fd, .bfd = -1, .lis = l, .addr = *a };
-	c->state = SHAKE;
+	c->state = l->proxy.sa.sa_family != AF_UNSPEC ? PROXY : SHAKE;
 	c->first = c->asleep = 1;
 	c->id = (uint32_t)count.accepted++;
 	c->start = c->heard = now;
@@ -493,11 +544,32 @@ conn_new(struct conn *c, int fd, const struct listener *l, const union address *
 		conn_close(c, "no entropy");
 }
 
+/* Slots of that address: of IPv4, or of the /64 of IPv6. */
+static long long
+held_by(const union address *a)
+{
+	long long n = 0;
+
+	/* behind the port: IPv4's address and zeros; IPv6's flow label (0) and /64 */
+	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
+		n += c->state != FREE && c->addr.sa.sa_family == a->sa.sa_family &&
+		     memcmp(c->addr.sa.sa_data + 2, a->sa.sa_data + 2, 12) == 0;
+	return n;
+}
+
 static enum step
 state_step(struct conn *c)
 {
+	enum step s;
 	int ready;
 
+	if (c->state == PROXY) {
+		s = tls_proxy(c);
+		c->state = s == MORE ? SHAKE : PROXY;
+		if (s == MORE && cf.max_per_ip > 0 && held_by(&c->addr) > cf.max_per_ip)
+			return dead(c, "max-per-ip");
+		return s;
+	}
 	if (c->state >= OPEN)
 		return c->bye ? tls_bye(c) : ws_step(c);
 	if (c->state != SHAKE)
@@ -519,8 +591,8 @@ conn_step(struct conn *c)
 	c->stepped = now;
 	c->again = 0;
 	for (int round = 0; round < ROUNDS; round++) {
-		enum step in = c->state == BODY || c->got_close || c->bye ? WAIT : tls_in(c),
-			  s = in;
+		int deaf = c->state == PROXY || c->state == BODY || c->got_close || c->bye;
+		enum step in = deaf ? WAIT : tls_in(c), s = in;
 
 		c->full = 0;
 		if (in != DEAD)
@@ -558,6 +630,8 @@ interest(struct conn *c)
 	if (c->state == BODY || (c->got_close && !c->bye) ||
 		((c->state < OPEN || c->bye) && (events & POLLOUT) != 0))
 		events &= POLLOUT;
+	if (c->state == PROXY)
+		events = POLLIN;
 	if (c->stalled == 0 || (events & POLLOUT) == 0)
 		c->stalled = (events & POLLOUT) != 0 ? now : 0;
 	if (c->state >= OPEN && !c->bready && !c->beof && c->closing == 0)
@@ -667,7 +741,7 @@ look_at(struct conn *c)
 static void
 sweep(void)
 {
-	static unsigned long long refused;
+	static unsigned long long refused, denied;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
 		if (c->state != FREE) {
@@ -677,57 +751,63 @@ sweep(void)
 			c->stepped = 0;
 		}
 	}
-	if (count.refused != refused)
-		log_line(WARNING, "refused %llu: max-clients, max-per-ip", count.refused - refused);
+	if (count.refused != refused || count.denied != denied)
+		log_line(WARNING, "refused %llu: max-clients, max-per-ip; %llu: credentials",
+			count.refused - refused, count.denied - denied);
 	refused = count.refused;
+	denied = count.denied;
 	paused = 0;
 	swept = now;
 }
 
 /* Accepting. */
 
-/*
- * A slot for a newcomer, if need be that of the oldest who had two seconds for a request head.
- * The slots of one address have to be counted, so that a list of free ones would not save the walk.
- */
+/* A slot for a newcomer, if need be that of the oldest who had two seconds for a request head. */
 static struct conn *
-find_slot(const union address *a)
+find_slot(void)
 {
-	struct conn *spare = NULL, *oldest = NULL;
-	long long same = 0;
+	struct conn *oldest = NULL;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
-		if (c->state == FREE) {
-			spare = c;
-			continue;
-		}
-		/* behind the port: IPv4's address and zeros; IPv6's flow label (0) and /64 */
-		same += memcmp(c->addr.sa.sa_data + 2, a->sa.sa_data + 2, 12) == 0;
+		if (c->state == FREE)
+			return c;
 		if (c->first && now - c->start >= UNFINISHED &&
 			(oldest == NULL || c->start < oldest->start))
 			oldest = c;
 	}
-	if (cf.max_per_ip > 0 && same >= cf.max_per_ip)
-		return NULL;
-	if (spare != NULL || oldest == NULL)
-		return spare;
-	conn_close(oldest, "made room for a newcomer");
+	if (oldest != NULL)
+		conn_close(oldest, "made room for a newcomer");
 	return oldest;
+}
+
+/* Whether the first bits of two addresses are the same. */
+static int
+in_network(const union address *a, const union address *net, long long bits)
+{
+	const unsigned char *x = ip_of(a), *y = ip_of(net);
+	size_t n = (size_t)bits / 8;
+
+	return a->sa.sa_family == net->sa.sa_family && memcmp(x, y, n) == 0 &&
+	       ((x[n] ^ y[n]) & 0xff & 0xff00 >> bits % 8) == 0;
 }
 
 static void
 accept_some(const struct listener *l)
 {
+	int proxy = l->proxy.sa.sa_family != AF_UNSPEC, fd = 0;
 	union address a;
 	socklen_t len = sizeof a;
-	struct conn *c;
-	int fd = 0;
+	struct conn *c = NULL;
 
 	for (int i = 0; i < ACCEPTS && fd >= 0; i++) {
 		fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		c = fd >= 0 ? find_slot(&a) : NULL;
-		if (c != NULL) {
+		if (fd >= 0) /* behind a proxy the limit waits for the client's address */
+			c = proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip ? find_slot()
+										       : NULL;
+		if (fd >= 0 && c != NULL) {
 			conn_new(c, fd, l, &a);
+			if (proxy && !in_network(&a, &l->proxy, l->bits))
+				conn_close(c, "not from the proxy");
 		} else if (fd >= 0) {
 			close(fd);
 			count.refused++;
@@ -747,9 +827,9 @@ reload(void)
 	const char *wrong;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
-		if (c->state == SHAKE && !c->lis->plain)
+		if (c->state != FREE && c->state <= SHAKE && !c->lis->plain)
 			conn_close(c, "reload during the handshake");
-	if (cf.tls && (wrong = tls_load()) != NULL)
+	if ((wrong = load()) != NULL)
 		log_line(ERR, "reload refused: %s", wrong);
 	else
 		log_line(INFO, "reloaded");
@@ -763,12 +843,12 @@ log_counters(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		used += c->bfd >= 0;
 	log_line(INFO,
-		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu "
+		"counters: clients=%u asleep=%u backends=%u accepted=%llu refused=%llu denied=%llu "
 		"handshakes=%llu resumed=%llu requests=%llu upgrades=%llu frames_in=%llu "
 		"frames_out=%llu bytes_in=%llu bytes_out=%llu bugs=%llu",
-		clients, clients - awakes, used, count.accepted, count.refused, count.handshakes,
-		count.resumed, count.requests, count.upgrades, count.frames_in, count.frames_out,
-		count.bytes_in, count.bytes_out, count.bugs);
+		clients, clients - awakes, used, count.accepted, count.refused, count.denied,
+		count.handshakes, count.resumed, count.requests, count.upgrades, count.frames_in,
+		count.frames_out, count.bytes_in, count.bytes_out, count.bugs);
 }
 
 static void
@@ -801,7 +881,7 @@ step_all(void)
 	for (unsigned i = awakes; i-- > 0;) {
 		struct conn *c = awake[i];
 
-		if (c->again && (c->state != SHAKE || c->lis->plain))
+		if (c->again && (c->state > SHAKE || c->lis->plain))
 			conn_step(c);
 		else if (c->again && (oldest == NULL || (int32_t)(c->id - oldest->id) < 0))
 			oldest = c;

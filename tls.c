@@ -29,6 +29,7 @@
 #include "ws.h"
 
 #include <bearssl.h>
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -46,7 +47,8 @@ struct tls {
 	 * once flushed they are a "record", and the last `left` of it still have to be written.
 	 */
 	uint32_t from, to, out, left;
-	uint8_t plain, ready, shut;
+	uint8_t plain, fed, ready, shut;
+	br_name_element cn;
 };
 
 static struct bank {
@@ -286,6 +288,7 @@ tls_open(struct conn *c)
 	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
 	const br_x509_trust_anchor *ca = bank->anchor + bank->ca[i];
 	br_x509_minimal_context *xc = (void *)(c->io + IO_X509);
+	static const unsigned char common_name[] = { 3, 0x55, 4, 3 }; /* X.520, with length */
 	unsigned char entropy[32];
 
 	_Static_assert(sizeof *xc <= X509_ROOM, "the X.509 context fits");
@@ -303,6 +306,8 @@ tls_open(struct conn *c)
 		xc->mhash = eng->mhash;
 		br_ssl_engine_set_x509(eng, &xc->vtable);
 		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
+		t->cn = (br_name_element){ common_name, c->cn, sizeof c->cn, 0 };
+		br_x509_minimal_set_name_elements(xc, &t->cn, 1);
 	} else {
 		br_ssl_server_set_cache(&t->sc, &cache[i].vtable);
 	}
@@ -324,20 +329,66 @@ read_stage(struct conn *c)
 	if (!c->readable)
 		return WAIT;
 	c->readable = 0;
-	n = read(c->fd, c->io + IO_STAGE, STAGE);
+	if (t->from == t->to)
+		t->from = t->to = 0;
+	n = read(c->fd, c->io + IO_STAGE + t->to, STAGE - t->to);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
-	if (t->moved == 0 && !t->ready && !t->plain && c->io[IO_STAGE] >= 'A' &&
-		c->io[IO_STAGE] <= 'Z')
-		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	t->moved += (size_t)n;
-	t->from = 0;
-	t->to = (uint32_t)n;
+	t->to += (uint32_t)n;
 	c->heard = now;
 	c->pinged = 0;
 	return MORE;
+}
+
+/*
+ * PROXY protocol, version 2 (section 2.2 of its specification): 12 bytes of signature, version and
+ * command, family, length; addresses and ports; then TLVs, which are skipped.  Returns the length of
+ * the head b[0, n), 0 when it is incomplete, -1 when it is none.  LOCAL, and a proxy that does
+ * not know, leave *a as it is.  Pure.
+ */
+static int
+proxy_head(const unsigned char *b, size_t n, union address *a)
+{
+	static const unsigned char signature[] = "\r\n\r\n\0\r\nQUIT\n";
+	size_t whole = n < 16 ? 16 : 16 + (size_t)(b[14] << 8 | b[15]);
+	int what;
+
+	if (memcmp(b, signature, n < 12 ? n : 12) != 0 || whole > PROXY_MAX)
+		return -1;
+	if (n < whole)
+		return 0;
+	what = b[12] << 8 | b[13];
+	if (what == 0x2111 && whole >= 16 + 12) { /* TCP over IPv4 */
+		*a = (union address){ .in = { .sin_family = AF_INET } };
+		memcpy(&a->in.sin_addr, b + 16, 4);
+		memcpy(&a->in.sin_port, b + 24, 2);
+	} else if (what == 0x2121 && whole >= 16 + 36) { /* TCP over IPv6 */
+		*a = (union address){ .in6 = { .sin6_family = AF_INET6 } };
+		memcpy(&a->in6.sin6_addr, b + 16, 16);
+		memcpy(&a->in6.sin6_port, b + 48, 2);
+	} else if (b[12] != 0x20 && what != 0x2100) { /* LOCAL, UNSPEC */
+		return -1;
+	}
+	return (int)whole;
+}
+
+enum step
+tls_proxy(struct conn *c)
+{
+	struct tls *t = c->tls;
+	enum step s = read_stage(c);
+	int n;
+
+	if (s != MORE)
+		return s;
+	n = proxy_head(c->io + IO_STAGE, t->to, &c->addr);
+	if (n < 0)
+		return dead(c, "no valid PROXY head");
+	t->from = (uint32_t)n;
+	return n > 0 ? MORE : WAIT;
 }
 
 /* What is ready to be written. */
@@ -372,6 +423,8 @@ tls_in(struct conn *c)
 
 	if (t->from == t->to && (tls_events(c) & POLLIN) != 0)
 		moved = read_stage(c);
+	if (!t->plain && !t->fed && t->from < t->to && isupper(c->io[IO_STAGE + t->from]))
+		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	while (!t->plain && t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
 		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
 		if (n > t->to - t->from)
@@ -379,6 +432,7 @@ tls_in(struct conn *c)
 		memcpy(p, c->io + IO_STAGE + t->from, n);
 		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;
+		t->fed = 1;
 		moved = MORE;
 	}
 	return moved;
@@ -500,6 +554,7 @@ tls_bye(struct conn *c)
 	if (!t->shut && shutdown(c->fd, SHUT_WR) != 0)
 		return DEAD;
 	t->shut = 1;
+	t->from = t->to;
 	return read_stage(c) == DEAD ? DEAD : WAIT;
 }
 

@@ -306,7 +306,8 @@ int
 ws_idle(const struct conn *c)
 {
 	return c->closing == 0 && !c->got_close && !c->in_frame && c->stashed == 0 &&
-	       c->text == 0 && !c->bfull && !c->bready && c->cursor == c->route->hub.head;
+	       c->text == 0 && c->left == 0 && !c->bfull && !c->bready &&
+	       c->cursor == c->route->hub.head;
 }
 
 /*
@@ -375,6 +376,22 @@ ring_at(const struct hub *h, uint64_t position)
 	return h->ring + position % (h->size - HUB_FRAME);
 }
 
+/*
+ * A message whole: as it stands in the window, or with the pieces that came before, in IO_TEXT.
+ * Until c->text says so, n bytes at p are not among those.
+ */
+static const unsigned char *
+gather(struct conn *c, const unsigned char *p, size_t n, int last)
+{
+	size_t whole = c->text + n;
+
+	if (whole == n && last)
+		return p;
+	memcpy(c->io + IO_TEXT + c->text, p, n);
+	c->text_high = c->text_high < whole ? (uint32_t)whole : c->text_high;
+	return c->io + IO_TEXT;
+}
+
 static ssize_t
 hub_input(struct conn *c, const unsigned char *p, size_t n, int last)
 {
@@ -382,15 +399,10 @@ hub_input(struct conn *c, const unsigned char *p, size_t n, int last)
 	struct entry e = { .sender = c->id, .opcode = c->message }, oldest;
 	size_t left = c->text + n;
 
-	if (left > n || !last) { /* a message in pieces */
-		memcpy(c->io + IO_TEXT + c->text, p, n);
-		p = c->io + IO_TEXT;
-		c->text = (uint32_t)left;
-		c->text_high = c->text_high < c->text ? c->text : c->text_high;
-	}
+	p = gather(c, p, n, last);
+	c->text = last ? 0 : (uint32_t)left;
 	if (!last)
 		return (ssize_t)n;
-	c->text = 0;
 	do {
 		e.n = (uint16_t)(left < HUB_FRAME - sizeof e ? left : HUB_FRAME - sizeof e);
 		e.fin = e.n == left;
@@ -468,9 +480,10 @@ static enum step
 stream_open(struct conn *c)
 {
 	const struct route *r = c->route;
+	int type = r->backend->whole ? SOCK_SEQPACKET : SOCK_STREAM;
 
 	if (c->bfd < 0)
-		c->bfd = socket(r->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		c->bfd = socket(r->addr.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->bfd >= 0 && (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
 				   errno == EISCONN))
 		return MORE;
@@ -484,6 +497,10 @@ stream_lost(struct conn *c, ssize_t n)
 {
 	if (n >= 0 || errno == EAGAIN || errno == EINTR)
 		return 0;
+	if (errno == EMSGSIZE) {
+		fail(c, 1009, "message above the limit of the backend's socket");
+		return 1;
+	}
 	ws_leave(c);
 	ws_close(c, 1011, "backend lost");
 	return 1;
@@ -513,6 +530,20 @@ stream_input(struct conn *c, const unsigned char *p, size_t n, int last)
 	return stream_lost(c, w) ? (ssize_t)n : w;
 }
 
+/* Up to n bytes, or a packet and its length.  Looks after the backend's end. */
+static ssize_t
+stream_read(struct conn *c, unsigned char *p, size_t room)
+{
+	int packets = c->route->backend->whole;
+	ssize_t n = recv(c->bfd, p, room, packets ? MSG_TRUNC : 0);
+
+	c->bready = packets ? n > 0 : n == (ssize_t)room; /* else there is no more for now */
+	c->beof = n == 0;
+	if (!stream_lost(c, n) && c->beof && !c->got_close)
+		ws_close(c, 1000, "backend ended");
+	return n;
+}
+
 /* Goes on until one of the two is missing that can wake the connection: input (bready) or room. */
 static void
 stream_output(struct conn *c)
@@ -522,21 +553,70 @@ stream_output(struct conn *c)
 	ssize_t n;
 
 	while (c->bready && (q = window(c, WORTH, &room)) != NULL) {
-		n = read(c->bfd, q + HEADER, room);
-		c->bready = n == (ssize_t)room;
-		c->beof = n == 0;
+		n = stream_read(c, q + HEADER, room);
 		if (n > 0)
 			put_frame(c, 1, BINARY, q + HEADER, (size_t)n);
-		else if (!stream_lost(c, n) && c->beof && !c->got_close)
-			ws_close(c, 1000, "backend ended");
+	}
+}
+
+/*
+ * seqpacket: a message is a packet, either way.  An empty one is refused: the backend would take it
+ * for the end.  A packet waits in the arena until the client took it, c->left bytes of it from
+ * c->cursor on.
+ */
+
+static ssize_t
+packet_input(struct conn *c, const unsigned char *p, size_t n, int last)
+{
+	size_t whole = c->text + n;
+
+	p = gather(c, p, n, last);
+	if (last && whole == 0)
+		fail(c, 1003, "an empty message is no packet");
+	else if (last && stream_input(c, p, whole, 1) < 0)
+		return -1;
+	c->text = last ? 0 : (uint32_t)whole;
+	return (ssize_t)n;
+}
+
+static void
+packet_output(struct conn *c)
+{
+	int opcode = c->route->text ? TEXT : BINARY;
+	unsigned char *p = c->io + cf.packet;
+	uint8_t utf8 = 0;
+	ssize_t n;
+
+	for (;;) {
+		for (; c->left > 0; c->left -= (uint64_t)n, c->cursor += (uint64_t)n) {
+			n = put_frame(c, 1, c->cursor > 0 ? CONTINUATION : opcode, p + c->cursor,
+				(size_t)c->left);
+			if (n < 0)
+				return;
+		}
+		c->cursor = 0;
+		n = c->bready ? stream_read(c, p, (size_t)cf.max_message) : 0;
+		if (n <= 0)
+			return;
+		if (n > cf.max_message) {
+			ws_close(c, 1009, "packet above max-message");
+			return;
+		}
+		c->text_high = (uint32_t)(cf.packet - IO_TEXT + (size_t)cf.max_message);
+		if (opcode == TEXT && (!ws_utf8(&utf8, p, (size_t)n) || utf8 != 0)) {
+			ws_close(c, 1011, "packet is not UTF-8");
+			return;
+		}
+		c->left = (uint64_t)n;
 	}
 }
 
 const struct backend backends[] = {
-	/* name, whole, address, open, input, output */
-	{ "echo", 0, NULL, NULL, echo_input, NULL },
-	{ "hub", 1, NULL, hub_open, hub_input, hub_output },
-	{ "tcp", 0, tcp_address, stream_open, stream_input, stream_output },
-	{ "unix", 0, unix_address, stream_open, stream_input, stream_output },
-	{ NULL, 0, NULL, NULL, NULL, NULL },
+	/* name, whole, ring, address, open, input, output */
+	{ "echo", 0, 0, NULL, NULL, echo_input, NULL },
+	{ "hub", 1, 1, NULL, hub_open, hub_input, hub_output },
+	{ "tcp", 0, 0, tcp_address, stream_open, stream_input, stream_output },
+	{ "unix", 0, 0, unix_address, stream_open, stream_input, stream_output },
+	{ "seqpacket", 1, 0, unix_address, stream_open, packet_input, packet_output },
+	{ NULL, 0, 0, NULL, NULL, NULL, NULL },
 };

@@ -3,7 +3,7 @@
  * and state, and every function that one file offers to another, in reading order.  No logic.
  *
  *   FREE -accept-> SHAKE -plaintext possible-> HEAD -> CONNECT -101-> OPEN -Close-> DRAIN -> FREE
- *                                                +- 200 -> BODY -> HEAD (keep-alive) or DRAIN
+ *        +- PROXY -^                             +- 200 -> BODY -> HEAD (keep-alive) or DRAIN
  *   any state: deadline, alert, error -> conn_close(c, "why"): one log line, slot wiped
  *
  *           main.c              tls.c                    http.c / ws.c             backend
@@ -36,9 +36,12 @@ enum limit {
 	TLS_OUT = 16384 + 85, /* 85 = 5 header + 16 IV + 48 MAC + 16 padding */
 	STAGE = 32768,        /* what one read(2) may bring */
 	X509_ROOM = 4096,     /* the validation of a client certificate */
-	FRAME_MAX = 14,       /* a frame header (RFC 6455 5.2): 2 + 8 length + 4 masking key */
-	CONTROL_MAX = 125,    /* payload of a control frame (RFC 6455 5.5) */
-	HUB_FRAME = 8192,     /* an entry's frame in a hub's ring */
+	PROXY_MAX = 2048,     /* a PROXY protocol head: 16, 36 of addresses, the rest in TLVs */
+	BASIC_MAX = 256,      /* a credential of Basic, in base64 */
+	CREDENTIALS_MAX = 1024,
+	FRAME_MAX = 14,    /* a frame header (RFC 6455 5.2): 2 + 8 length + 4 masking key */
+	CONTROL_MAX = 125, /* payload of a control frame (RFC 6455 5.5) */
+	HUB_FRAME = 8192,  /* an entry's frame in a hub's ring */
 	LISTENERS_MAX = 8,
 	ROUTES_MAX = 32,
 	NAMES_MAX = 16, /* --origin, --host, and what a route has of origin= and protocol= */
@@ -54,12 +57,14 @@ enum io {
 	IO_STASH = IO_STAGE + STAGE,  /* a cut frame header, a control frame's payload, a reason */
 	IO_X509 = IO_STASH + 192,     /* for the handshake, with client CAs */
 	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message that comes in pieces */
+	/* cf.packet: behind IO_TEXT, with a seqpacket route: a backend's packet, cf.max_message */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
 _Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
 
 enum state {
 	FREE,    /* no descriptor, wiped */
+	PROXY,   /* waiting for the PROXY protocol's head, if the listener has it */
 	SHAKE,   /* TLS handshake */
 	HEAD,    /* waiting for, or reading, a request head */
 	CONNECT, /* the upgrade is granted as soon as the backend is connected */
@@ -99,7 +104,8 @@ struct route;
 
 struct backend { /* a function that is NULL has nothing to do */
 	const char *name;
-	int whole; /* takes whole messages, so that max-message holds */
+	uint8_t whole; /* takes whole messages, so that max-message holds */
+	uint8_t ring;  /* keeps them in the route's */
 	/* Takes the text behind "NAME:" into r; returns NULL or what is wrong with it. */
 	const char *(*address)(struct route *r, char *text);
 	/* Called until it does not return WAIT: MORE when connected, DEAD with c->why. */
@@ -118,8 +124,10 @@ struct route {
 	char *path;
 	const struct backend *backend;
 	struct names protocols, origins;
-	struct sockaddr_storage addr; /* tcp and unix */
+	char *auth;                   /* file of credentials, or NULL */
+	struct sockaddr_storage addr; /* tcp, unix and seqpacket */
 	socklen_t addr_len;
+	int text;                    /* seqpacket: packets are text */
 	long long ring;              /* bytes, as given; 0: by max-message */
 	struct hub {                 /* a hub route's ring, see ws.c */
 		unsigned char *ring; /* size bytes */
@@ -135,6 +143,9 @@ struct listener {
 	union address addr;
 	socklen_t addr_len;
 	char *client_ca; /* file, or NULL */
+	union address
+		proxy; /* whose PROXY heads count, its first `bits` bits; AF_UNSPEC: no heads */
+	long long bits;
 };
 
 struct conn {
@@ -198,6 +209,7 @@ struct conn {
 	unsigned char *io; /* this slot's part of the arena */
 	const char *why;   /* reason of the end: a constant, or in the slot's own arena */
 	char path[PATH_SHOWN];
+	char cn[65]; /* the common name in the client's certificate (RFC 5280 A.1: at most 64) */
 };
 
 struct config { /* constant after the start */
@@ -205,16 +217,17 @@ struct config { /* constant after the start */
 	struct route route[ROUTES_MAX];
 	unsigned listeners, routes;
 	struct names origins, hosts;
-	char *cert, *key, *client_ca, *root;
+	char *cert, *key, *client_ca, *root, *auth;
 	char hostname[65]; /* accepted in Host: on ws:// */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
 	long long verbose, check, version, help;
-	int tls; /* there is a wss:// listener */
+	size_t packet; /* where the packet is in a slot's arena */
+	int tls;       /* there is a wss:// listener */
 };
 
 struct counters {
-	unsigned long long accepted, refused, handshakes, resumed, requests, upgrades;
+	unsigned long long accepted, refused, denied, handshakes, resumed, requests, upgrades;
 	unsigned long long frames_in, frames_out, bytes_in, bytes_out, bugs;
 };
 
@@ -253,6 +266,12 @@ const char *tls_load(void);
 
 /* Makes c->tls an engine, or the plain twin, for a client just accepted.  0: no entropy. */
 int tls_open(struct conn *c);
+
+/*
+ * Takes the head of the PROXY protocol, version 2, and the client's address from it.  MORE: it is
+ * there, WAIT: not yet.
+ */
+enum step tls_proxy(struct conn *c);
 
 /*
  * Moves input: reads c->fd once if c->readable and nothing is staged, and feeds the engine until
@@ -309,7 +328,7 @@ enum step dead(struct conn *c, const char *why);
 /* http.c: requests (RFC 9110, 9112), the upgrade (RFC 6455 4.2), files. */
 
 /* Fields that we know: those that may stand in a head once, and others. */
-enum { CONTENT_LENGTH, HOST, ORIGIN, WS_KEY, WS_VERSION, ONCE };
+enum { CONTENT_LENGTH, HOST, ORIGIN, AUTHORIZATION, COOKIE, WS_KEY, WS_VERSION, ONCE };
 enum { TRANSFER_ENCODING = ONCE, CONNECTION, UPGRADE, WS_PROTOCOL, IF_NONE_MATCH, UNKNOWN };
 
 struct head {                    /* offsets into the head: [from, to) */
@@ -318,11 +337,18 @@ struct head {                    /* offsets into the head: [from, to) */
 	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */
 	uint16_t port;           /* where its port begins, with the colon; host_end: it has none */
 	uint16_t path, path_end; /* percent-decoded in place and terminated; without the query */
+	uint16_t basic, basic_end; /* the base64 of Basic, if it was accepted */
 	unsigned fields;
 	struct field {
 		uint16_t name, name_end, value, value_end, known;
 	} field[FIELDS_MAX], last[UNKNOWN + 1]; /* all; the last that is known as this, or zeros */
 };
+
+/*
+ * Loads all files of credentials (names in cf) into the spare table and, if all are good, makes it
+ * the current one when `change`.  Returns NULL, or one sentence that says what is wrong.
+ */
+const char *http_load(int change);
 
 /*
  * Looks for the end of a head in b[from, to), where what stands before from was scanned already

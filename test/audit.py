@@ -30,9 +30,9 @@ TRANSFER = "read write recv send readv writev recvfrom sendto recvmsg sendmsg pr
 # Where data may pass through a descriptor, apart from tls.c, which alone touches those of clients: the function, and the
 # descriptor as it stands there.
 TRANSFERS = {
-    "main.c": {("log_line", "STDERR_FILENO"), ("read_config", "fd"), ("take_signals", "signal_fd")},
+    "main.c": {("log_line", "STDERR_FILENO"), ("read_file", "fd"), ("take_signals", "signal_fd")},
     "http.c": {("http_step", "c->bfd")},
-    "ws.c": {("stream_input", "c->bfd"), ("stream_output", "c->bfd")},
+    "ws.c": {("stream_input", "c->bfd"), ("stream_read", "c->bfd")},
 }
 HASHES = r"br_sha(1|256)_\w+"  # of BearSSL, what http.c may use
 
