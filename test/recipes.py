@@ -14,9 +14,10 @@ files, whose path is the second word of the info string, and commands:
 README=FILE[:FILE...] in the environment reads these files instead, where sections outside of a chapter count too (drafts).
 
 A Box is a machine: mount, PID, network, IPC, UTS and cgroup namespaces. Its root is an overlay of the host's, so that
-everything is there and whatever is written is gone with the box; /dev, /run, /tmp are empty ones of its own, `lo` is up.
-It holds what the chapters before have made: wssd and wssd-selfsign are in PATH (/usr/local/sbin; WSSD and WSSD_WRAP count),
-the pages in /usr/share/wssd/www, and wssd-selfsign has made /etc/wssd/cert.pem and key.pem for gateway.lan and 127.0.0.1.
+everything is there and whatever is written is gone with the box; /dev, /run, /tmp are empty ones of its own, `lo` is up, and
+lan0 is 192.168.1.1/24. It holds what the chapters before have made: wssd and wssd-selfsign are in PATH (/usr/local/sbin;
+WSSD and WSSD_WRAP count), the pages in /usr/share/wssd/www, dist/wssd.conf is /etc/wssd.conf, and wssd-selfsign has made
+/etc/wssd/cert.pem and key.pem for gateway.lan, localhost and both addresses.
 
     with recipes.Box() as box:              # Box(systemd=True): systemd is its process 1, units can be started
         box.put(r)                          # all files of a recipe
@@ -90,7 +91,7 @@ class Recipe:
 
     @property
     def sh(self):
-        return [b.text for b in self.blocks if b.lang == "sh"]
+        return [b.text for b in self.blocks if b.lang == "sh" and not (b.where or "").startswith("/")]
 
 
 def read_recipes(files=None):
@@ -159,6 +160,10 @@ pivot_root . .
 umount -l .
 cd /root
 ip link set lo up
+ip link add lan0 type veth peer name lan1
+ip addr add 192.168.1.1/24 dev lan0
+ip link set lan0 up
+ip link set lan1 up
 """
 WAIT = r"""
 echo ready
@@ -233,6 +238,7 @@ class Box:
         lines = ["mkdir -p /etc/wssd /usr/share/wssd /usr/local/sbin",
                  "rm -rf /usr/share/wssd/www",
                  "ln -s %s /usr/share/wssd/www" % shlex.quote(os.path.join(TOP, "dist", "www")),
+                 "cp %s /etc/" % shlex.quote(os.path.join(TOP, "dist", "wssd.conf")),
                  "rm -f /usr/local/sbin/wssd /usr/local/sbin/wssd-selfsign",
                  "cp %s /usr/local/sbin/wssd-selfsign" % shlex.quote(SELFSIGN)]
         if wrap:
@@ -241,8 +247,8 @@ class Box:
             lines.append("chmod 755 /usr/local/sbin/wssd")
         else:
             lines.append("cp %s /usr/local/sbin/wssd" % shlex.quote(WSSD))
-        lines.append("wssd-selfsign --key /etc/wssd/key.pem --cert /etc/wssd/cert.pem gateway.lan localhost 127.0.0.1"
-                     " > /dev/null")
+        lines.append("wssd-selfsign --key /etc/wssd/key.pem --cert /etc/wssd/cert.pem gateway.lan localhost"
+                     " 192.168.1.1 127.0.0.1 > /dev/null")
         return "\n".join(lines) + "\n"
 
     def __enter__(self):
@@ -424,8 +430,8 @@ class Job:
             self.finish()
 
     def finish(self):
-        """SIGKILL. Not to nsenter, unless it must be: its child would be left to the host's process 1 then, and keep the whole
-        box from ending until that one cares."""
+        """SIGKILL. Not to nsenter, unless it must be: its child would be left to the host's process 1 then, and keep the
+        whole box from ending until that one cares."""
         self.signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.proc.wait(5 * SLOW)
