@@ -290,61 +290,53 @@ origin_allowed(const struct conn *c, const struct names *list, const unsigned ch
 /* Credentials: files of SHA-256 digests, in hex, one a line. */
 
 static struct credential {
-	const char *file; /* as the option or the route names it; NULL ends the table */
+	const char *file; /* as the option or the route names it; NULL ends the bank */
 	char digest[64];
-} banks[2][CREDENTIALS_MAX + 1], *bank = banks[0];
+} banks[2][CREDENTIALS_MAX + 1];
 
-/* Adds the lines of a file to the table, of which *n are used. */
+/* Adds what stands first in each line of a file to the bank, of which *n are used. */
 static const char *
-load_file(struct credential *table, size_t *n, const char *file)
+load(struct credential *bank, size_t *n, const char *file)
 {
 	static char text[131072], sentence[512];
 	char *lines = text, *line, *word;
-	const char *wrong = read_file(file, text, sizeof text);
+	const char *wrong = file != NULL ? read_file(file, text, sizeof text) : NULL;
 	unsigned at = 0;
 
-	while (wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
+	while (file != NULL && wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
 		at++;
-		line[strcspn(line, "#\r")] = '\0';
-		word = strtok_r(line, " \t", &line);
-		if (word == NULL)
+		word = strtok_r(line, " \t\r", &line);
+		if (word == NULL || *word == '#')
 			continue;
-		if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0' ||
-			strtok_r(NULL, " \t", &line) != NULL)
-			wrong = "needs a SHA-256 digest of 64 hexadecimal digits";
+		if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0')
+			wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
 		else if (*n == CREDENTIALS_MAX)
-			wrong = "is one too many";
-		else
-			table[*n].file = file;
-		if (wrong == NULL)
-			memcpy(table[(*n)++].digest, word, 64);
+			wrong = "one too many";
+		else {
+			bank[*n].file = file;
+			memcpy(bank[(*n)++].digest, word, 64);
+		}
 	}
-	snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at, wrong != NULL ? wrong : "");
+	if (wrong != NULL)
+		snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at > 0 ? at : 1, wrong);
 	return wrong != NULL ? sentence : NULL;
 }
 
 const char *
-http_load(int change)
+http_load(void)
 {
-	struct credential *spare = banks[bank == banks[0]];
-	const char *wrong = NULL;
+	struct credential *spare = banks[!cf.bank];
 	size_t n = 0;
+	const char *wrong = load(spare, &n, cf.auth);
 
-	if (change) {
-		bank = spare;
-		return NULL;
-	}
-	if (cf.auth != NULL)
-		wrong = load_file(spare, &n, cf.auth);
 	for (unsigned i = 0; i < cf.routes && wrong == NULL; i++)
-		if (cf.route[i].auth != NULL)
-			wrong = load_file(spare, &n, cf.route[i].auth);
+		wrong = load(spare, &n, cf.route[i].auth);
 	spare[n].file = NULL;
 	return wrong;
 }
 
 /*
- * Whether the digest of b[from, to), which is base64 (RFC 4648 4) when `coded`, is in the file.  All
+ * Whether the file has the digest of b[from, to), which is base64 (RFC 4648 4) when `coded`.  All
  * lines are compared, in whole: the time tells nothing.
  */
 static int
@@ -356,6 +348,8 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 	unsigned char sum[br_sha256_SIZE], byte;
 	char hex[2 * sizeof sum + 1];
 
+	if (end == from) /* nothing is no credential, even if the file says so */
+		return 0;
 	if (coded && (to - from > BASIC_MAX || (to - from) % 4 != 0 || to - end > 2 ||
 			     span(b, end, to, "=") != to))
 		return 0;
@@ -370,7 +364,7 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 	br_sha256_out(&sha256, sum);
 	for (size_t i = 0; i < sizeof sum; i++)
 		snprintf(hex + 2 * i, 3, "%02x", sum[i]);
-	for (const struct credential *k = bank; k->file != NULL; k++) {
+	for (const struct credential *k = banks[cf.bank]; k->file != NULL; k++) {
 		unsigned differ = k->file != file;
 
 		for (size_t i = 0; i < sizeof k->digest; i++)

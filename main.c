@@ -38,7 +38,6 @@
 
 enum {
 	ROUNDS = 16,       /* steps of one connection a turn, for fairness */
-	ACCEPTS = 16,      /* connections accepted a turn and listener */
 	WAKES = 64,        /* sleepers woken a turn */
 	TICK = 1000,       /* milliseconds between looks at the deadlines, and before a rest */
 	UNFINISHED = 2000, /* a connection this old without a request head may make room */
@@ -157,8 +156,7 @@ parse_number(const char *text, long long min, long long max, long long *number)
 	return wrong;
 }
 
-/* Where the bytes of an IP address are. */
-static void *
+void *
 ip_of(const union address *a)
 {
 	return a->sa.sa_family == AF_INET6 ? (void *)&a->in6.sin6_addr : (void *)&a->in.sin_addr;
@@ -339,17 +337,6 @@ show(void)
 	return fflush(stdout) == 0 ? 0 : 1;
 }
 
-/* All files that a reload reads again; if one is bad nothing changes. */
-static const char *
-load(void)
-{
-	const char *wrong = http_load(0);
-
-	if (wrong == NULL && cf.tls)
-		wrong = tls_load();
-	return wrong != NULL ? wrong : http_load(1);
-}
-
 /* What no single option can tell. */
 static void
 check_config(void)
@@ -380,7 +367,7 @@ check_config(void)
 	if (cf.root != NULL && cf.root_fd < 0)
 		die(1, "", cf.root, NULL);
 	gethostname(cf.hostname, sizeof cf.hostname - 1);
-	if ((wrong = load()) != NULL)
+	if ((wrong = http_load()) != NULL || (wrong = tls_load()) != NULL)
 		die(1, "", "cannot load", wrong);
 }
 
@@ -397,11 +384,7 @@ reserve(void)
 	unsigned char *p, *tls;
 
 	cf.packet = IO_TEXT + text;
-	io_size = cf.packet;
-	for (unsigned i = 0; i < cf.routes; i++)
-		if (cf.route[i].backend->whole && !cf.route[i].backend->ring)
-			io_size = cf.packet + (size_t)cf.max_message;
-	io_size = (io_size + page - 1) / page * page;
+	io_size = (cf.packet + (size_t)cf.max_message + page - 1) / page * page;
 	total = io_size + tls_size + sizeof *slots + sizeof *awake;
 	total = n * total + polls * sizeof *pfd;
 	for (unsigned i = 0; i < cf.routes; i++)
@@ -513,8 +496,8 @@ conn_close(struct conn *c, const char *why)
 	if (c->lis->client_ca != NULL && c->state > SHAKE && !c->misplaced)
 		snprintf(cn, sizeof cn, " cn=\"%s\"", c->cn);
 	show_address(&c->addr, client, sizeof client);
-	log_line(INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f%s: %s", client, tls_suite(c),
-		c->path[0] != '\0' ? c->path : "-", status, c->in, c->out,
+	log_line(c->local ? DEBUG : INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f%s: %s", client,
+		tls_suite(c), c->path[0] != '\0' ? c->path : "-", status, c->in, c->out,
 		(double)(now - c->start) / 1000, cn, why != NULL ? why : "bug: no reason");
 	ws_leave(c);
 	close(c->fd);
@@ -791,32 +774,32 @@ in_network(const union address *a, const union address *net, long long bits)
 	       ((x[n] ^ y[n]) & 0xff & 0xff00 >> bits % 8) == 0;
 }
 
+/* One client a turn and listener.  Behind a proxy the limit waits for the client's address. */
 static void
-accept_some(const struct listener *l)
+accept_one(const struct listener *l)
 {
-	int proxy = l->proxy.sa.sa_family != AF_UNSPEC, fd = 0;
+	int proxy = l->proxy.sa.sa_family != AF_UNSPEC, fd;
 	union address a;
 	socklen_t len = sizeof a;
 	struct conn *c = NULL;
 
-	for (int i = 0; i < ACCEPTS && fd >= 0; i++) {
-		fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd >= 0) /* behind a proxy the limit waits for the client's address */
-			c = proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip ? find_slot()
-										       : NULL;
-		if (fd >= 0 && c != NULL) {
-			conn_new(c, fd, l, &a);
-			if (proxy && !in_network(&a, &l->proxy, l->bits))
-				conn_close(c, "not from the proxy");
-		} else if (fd >= 0) {
-			close(fd);
-			count.refused++;
-		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-			   errno == ENOMEM) {
+	fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0) {
+		paused = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+		if (paused)
 			log_line(WARNING, "accepting pauses: %s", strerror(errno));
-			paused = 1;
-		}
+		return;
 	}
+	if (proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip)
+		c = find_slot();
+	if (c == NULL) {
+		close(fd);
+		count.refused++;
+		return;
+	}
+	conn_new(c, fd, l, &a);
+	if (proxy && !in_network(&a, &l->proxy, l->bits))
+		conn_close(c, "not from the proxy");
 }
 
 /* Signals. */
@@ -829,7 +812,7 @@ reload(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		if (c->state != FREE && c->state <= SHAKE && !c->lis->plain)
 			conn_close(c, "reload during the handshake");
-	if ((wrong = load()) != NULL)
+	if ((wrong = http_load()) != NULL || (wrong = tls_load()) != NULL)
 		log_line(ERR, "reload refused: %s", wrong);
 	else
 		log_line(INFO, "reloaded");
@@ -925,7 +908,7 @@ loop(void)
 			wake_sleepers();
 		for (unsigned i = 0; i < cf.listeners; i++)
 			if (pfd[2 + i].revents != 0)
-				accept_some(&cf.listener[i]);
+				accept_one(&cf.listener[i]);
 		if (pfd[0].revents != 0)
 			take_signals();
 		step_all();

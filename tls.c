@@ -60,7 +60,7 @@ static struct bank {
 	br_x509_certificate cert[CERTS_MAX];
 	br_x509_decoder_context decoded[CERTS_MAX]; /* the keys of the anchors are in these */
 	br_x509_trust_anchor anchor[CERTS_MAX];
-} banks[2], *bank = &banks[0], *spare = &banks[1];
+} banks[2];
 
 static br_ec_impl curves[2]; /* for ECDHE: X25519 and P-256; with client CAs P-384, too */
 static br_ssl_session_cache_lru cache[LISTENERS_MAX];
@@ -82,9 +82,12 @@ static const struct {
 	{ BR_ERR_NO_CLIENT_AUTH, "no certificate" }, { BR_ERR_X509_EXPIRED, "out of date" },
 	{ BR_ERR_X509_NOT_TRUSTED, "of no known CA" }, { BR_ERR_X509_DN_MISMATCH, "broken chain" },
 	{ BR_ERR_X509_BAD_SIGNATURE, "bad signature" }, { BR_ERR_X509_NOT_CA, "issuer is no CA" },
-	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "weak key" }, { 256 + 42, "client: bad certificate" },
-	{ 256 + 46, "client: unknown certificate" }, { 256 + 48, "client: unknown CA" },
-	{ 512 + 40, "no common suite or curve" }, { 512 + 70, "no common version" }
+	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "weak key" },
+	{ BR_ERR_X509_FORBIDDEN_KEY_USAGE, "key usage" },
+	{ BR_ERR_X509_CRITICAL_EXTENSION, "unknown critical extension" },
+	{ 256 + 42, "client: bad certificate" }, { 256 + 46, "client: unknown certificate" },
+	{ 256 + 48, "client: unknown CA" }, { 512 + 40, "no common suite or curve" },
+	{ 512 + 70, "no common version" }
 };
 
 const size_t tls_size = (sizeof(struct tls) + 15) & ~(size_t)15;
@@ -257,9 +260,13 @@ prepare(struct bank *b)
 const char *
 tls_load(void)
 {
-	struct bank *b = spare;
-	const char *wrong;
+	struct bank *b = &banks[!cf.bank];
+	const char *wrong = NULL;
 
+	if (!cf.tls) {
+		cf.bank = !cf.bank;
+		return NULL;
+	}
 	prepare(b);
 	wrong = load(b, cf.cert, "certificate", take_certificate);
 	b->ca[0] = b->certs;
@@ -271,12 +278,12 @@ tls_load(void)
 		b->ca[i + 1] = b->certs;
 	}
 	if (wrong == NULL) {
-		spare = bank;
-		bank = b;
+		cf.bank = !cf.bank;
 		for (int i = 0; i < LISTENERS_MAX; i++)
 			br_ssl_session_cache_lru_init(&cache[i], store[i], sizeof store[i]);
 	}
-	explicit_bzero(spare, offsetof(struct bank, room) + spare->used);
+	b = &banks[!cf.bank];
+	explicit_bzero(b, offsetof(struct bank, room) + b->used);
 	return wrong;
 }
 
@@ -285,6 +292,7 @@ tls_open(struct conn *c)
 {
 	struct tls *t = c->tls;
 	br_ssl_engine_context *eng = &t->sc.eng;
+	const struct bank *bank = &banks[cf.bank];
 	size_t i = (size_t)(c->lis - cf.listener), cas = bank->ca[i + 1] - bank->ca[i];
 	const br_x509_trust_anchor *ca = bank->anchor + bank->ca[i];
 	br_x509_minimal_context *xc = (void *)(c->io + IO_X509);
@@ -345,8 +353,8 @@ read_stage(struct conn *c)
 
 /*
  * PROXY protocol, version 2 (section 2.2 of its specification): 12 bytes of signature, version and
- * command, family, length; addresses and ports; then TLVs, which are skipped.  Returns the length of
- * the head b[0, n), 0 when it is incomplete, -1 when it is none.  LOCAL, and a proxy that does
+ * command, family, length; addresses and ports; then TLVs, which are skipped.  Returns the length
+ * of the head b[0, n), 0 when it is incomplete, -1 when it is none.  LOCAL, and a proxy that does
  * not know, leave *a as it is.  Pure.
  */
 static int
@@ -354,22 +362,21 @@ proxy_head(const unsigned char *b, size_t n, union address *a)
 {
 	static const unsigned char signature[] = "\r\n\r\n\0\r\nQUIT\n";
 	size_t whole = n < 16 ? 16 : 16 + (size_t)(b[14] << 8 | b[15]);
-	int what;
+	size_t ip; /* bytes of an address */
+	int what, mapped;
 
 	if (memcmp(b, signature, n < 12 ? n : 12) != 0 || whole > PROXY_MAX)
 		return -1;
 	if (n < whole)
 		return 0;
 	what = b[12] << 8 | b[13];
-	if (what == 0x2111 && whole >= 16 + 12) { /* TCP over IPv4 */
-		*a = (union address){ .in = { .sin_family = AF_INET } };
-		memcpy(&a->in.sin_addr, b + 16, 4);
-		memcpy(&a->in.sin_port, b + 24, 2);
-	} else if (what == 0x2121 && whole >= 16 + 36) { /* TCP over IPv6 */
-		*a = (union address){ .in6 = { .sin6_family = AF_INET6 } };
-		memcpy(&a->in6.sin6_addr, b + 16, 16);
-		memcpy(&a->in6.sin6_port, b + 48, 2);
-	} else if (b[12] != 0x20 && what != 0x2100) { /* LOCAL, UNSPEC */
+	ip = what == 0x2111 ? 4 : what == 0x2121 ? 16 : 0; /* TCP over IPv4, IPv6 */
+	if (ip > 0 && whole >= 16 + 2 * ip + 4) {
+		mapped = ip == 16 && memcmp(b + 16, "\0\0\0\0\0\0\0\0\0\0\377\377", 12) == 0;
+		*a = (union address){ .sa.sa_family = ip == 4 || mapped ? AF_INET : AF_INET6 };
+		memcpy(ip_of(a), b + 16 + (mapped ? 12 : 0), mapped ? 4 : ip);
+		memcpy(&a->in.sin_port, b + 16 + 2 * ip, 2); /* at the same place in both */
+	} else if (b[12] != 0x20 && what != 0x2100) {        /* LOCAL, UNSPEC */
 		return -1;
 	}
 	return (int)whole;
@@ -388,6 +395,7 @@ tls_proxy(struct conn *c)
 	if (n < 0)
 		return dead(c, "no valid PROXY head");
 	t->from = (uint32_t)n;
+	c->local = n > 0 && c->io[IO_STAGE + 12] == 0x20;
 	return n > 0 ? MORE : WAIT;
 }
 

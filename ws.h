@@ -57,7 +57,7 @@ enum io {
 	IO_STASH = IO_STAGE + STAGE,  /* a cut frame header, a control frame's payload, a reason */
 	IO_X509 = IO_STASH + 192,     /* for the handshake, with client CAs */
 	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message that comes in pieces */
-	/* cf.packet: behind IO_TEXT, with a seqpacket route: a backend's packet, cf.max_message */
+	/* and at cf.packet, behind all: a packet of a seqpacket backend, of cf.max_message bytes */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
 _Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
@@ -166,10 +166,11 @@ struct conn {
 	 */
 	uint8_t readable, bready, bfull, beof;
 	/*
-	 * At rest.  Plain HTTP on a TLS port.  DRAIN: nothing more to say or to hear, tls_bye does
+	 * The proxy's own connection (LOCAL), such as a health check.  At rest.  Plain HTTP on a
+	 * TLS port.  DRAIN: nothing more to say or to hear, tls_bye does
 	 * the rest.
 	 */
-	uint8_t asleep, misplaced, bye;
+	uint8_t local, asleep, misplaced, bye;
 	/*
 	 * HTTP: no head was complete yet; the connection stays open after this reply; state of
 	 * http_scan; the answer is to HEAD.
@@ -223,6 +224,7 @@ struct config { /* constant after the start */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
 	long long verbose, check, version, help;
 	size_t packet; /* where the packet is in a slot's arena */
+	int bank;      /* 0 or 1: which of two is current, of all that a reload reads */
 	int tls;       /* there is a wss:// listener */
 };
 
@@ -246,6 +248,9 @@ void log_line(int priority, const char *format, ...) __attribute__((format(print
  */
 const char *read_file(const char *file, char *text, size_t size);
 
+/* Where the bytes of an IPv4 or IPv6 address are; in any other union address, too. */
+void *ip_of(const union address *a);
+
 /*
  * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
  * Returns NULL or what is wrong with it.
@@ -258,9 +263,10 @@ const char *parse_address(char *text, union address *addr, socklen_t *len);
 extern const size_t tls_size;
 
 /*
- * Loads certificate chain, key and client CAs (names in cf) into the spare bank, makes the
- * template of all engines there and makes the bank current.  Returns NULL, or one sentence that
- * says why not, and then everything is as it was.  No TLS connection may be in SHAKE.
+ * Loads certificate chain, key and client CAs (names in cf), if there is a wss:// listener, into
+ * the spare bank, makes the template of all engines there and makes the bank current (cf.bank).
+ * Returns NULL, or one sentence that says why not, and then everything is as it was.  No TLS
+ * connection may be in SHAKE.
  */
 const char *tls_load(void);
 
@@ -345,10 +351,10 @@ struct head {                    /* offsets into the head: [from, to) */
 };
 
 /*
- * Loads all files of credentials (names in cf) into the spare table and, if all are good, makes it
- * the current one when `change`.  Returns NULL, or one sentence that says what is wrong.
+ * Loads all files of credentials (names in cf) into the spare bank, which tls_load makes current.
+ * Returns NULL, or one sentence that says what is wrong.
  */
-const char *http_load(int change);
+const char *http_load(void);
 
 /*
  * Looks for the end of a head in b[from, to), where what stands before from was scanned already
