@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -35,10 +36,12 @@ END = re.compile(r"(\S+):(\d+) (\S+) (\S+) (\S+) in=(\d+) out=(\d+) secs=([\d.]+
 
 def chapter():
     """The README's chapter."""
-    with open(README, encoding="utf-8") as f:
-        m = re.search(r"^## More than one machine\n(.*?)(?=^## |\Z)", f.read(), re.M | re.S)
-    assert m, "the README has no such chapter"
-    return Recipe("More than one machine", m.group(1))
+    for name in README.split(":"):
+        with open(name, encoding="utf-8") as f:
+            m = re.search(r"^## More than one machine\n(.*?)(?=^## |\Z)", f.read(), re.M | re.S)
+        if m:
+            return Recipe("More than one machine", m.group(1))
+    raise AssertionError("the README has no such chapter")
 
 
 class Cluster:
@@ -209,6 +212,17 @@ def cluster():
     c.close()
 
 
+def ends_in_silence(sock):
+    """The peer says nothing (but perhaps a TLS alert) and closes."""
+    try:
+        while data := sock.recv(4096):
+            if data[:1] != b"\x15":
+                return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
 def counted(lines):
     """{(address, port)} of the clients in a log, those that came as far as the broker."""
     return {(str(ipaddress.ip_address(m[1].strip("[]"))), int(m[2])) for m in lines
@@ -277,3 +291,70 @@ def test_a_host_dies_and_returns(cluster, name, kind):
         until(lambda: cluster.counters(h)["clients"] <= 1)
         c = cluster.counters(h)
         assert c["bugs"] == 0 and c["refused"] == 0, c
+        assert not [m[0] for m in cluster.ended(h) if m[1] == CHECKER]
+
+
+def test_addresses(cluster):
+    """Health checks leave no line and take no slot; a client's limit counts its own address, whatever it claims to be; and
+    nobody gets past the balancer."""
+    before = cluster.counters("b")
+    log = cluster.wssd["b"][0]
+    here = log.here()
+
+    # one address may hold 4 connections at each host, and the others do not suffer from it
+    greedy, honest = cluster.fleet([GREEDY] * 9), cluster.fleet(SOURCES[150:170])
+    greedy.until(lambda: greedy.ready == 8 and len(greedy.ends) >= 3)
+    honest.until(lambda: honest.ready == 20)
+    assert not any(state == READY for _, state, _ in greedy.ends) and not honest.ends
+    refused = [m for h in HOSTS for m in cluster.ended(h) if m[9] == "max-per-ip"]
+    assert len(refused) >= 3 and {m[1] for m in refused} == {GREEDY}, refused
+    greedy.close()
+    honest.close()
+
+    # a client's own head comes behind HAProxy's, and is no TLS
+    with cluster.box["clients"].net():
+        liar = socket.create_connection(BALANCER[socket.AF_INET], 5 * SLOW, (SOURCES[4], 0))
+    head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H4s4sHH", 12, bytes([192, 0, 2, 7]), bytes(4), 1, 2)
+    with liar:
+        source, port = liar.getsockname()
+        liar.sendall(head)
+        assert ends_in_silence(liar)
+    lines = until(lambda: [m for h in HOSTS for m in cluster.ended(h) if (m[1], int(m[2])) == (source, port)])
+    assert lines[0][4] == "-" and not any("192.0.2.7" in m[0] for h in HOSTS for m in cluster.ended(h)), lines[0][0]
+
+    # a neighbour is not the balancer, whatever it sends; and the balancer must send a head
+    for box, data, reason in (("a", head, "not from the proxy"), ("balancer", b"\x16\3\1" + bytes(60), "no valid PROXY head")):
+        with cluster.box[box].net():
+            s = socket.create_connection((HOSTS["b"], 8443), 5 * SLOW)
+        with s:
+            source, port = s.getsockname()
+            s.sendall(data)
+            assert ends_in_silence(s)
+        line = END.match(log.wait_log(r"^%s:%d .*" % (re.escape(source), port), 5, here)[0])
+        assert line[9] == reason and line[4] == "-", line[0]
+
+    # checks went on all the time
+    until(lambda: cluster.counters("b")["handshakes"] >= before["handshakes"] + 14 + 4, 10)
+    assert all(s["status"] == "UP" and s["chkdown"] == "0" for s in cluster.stat().values())
+    for h in HOSTS:
+        until(lambda: cluster.counters(h)["clients"] <= 1)
+        lines = [m[0] for m in cluster.ended(h) if m[1] == CHECKER and m[9] != "no valid PROXY head"]
+        assert not lines, lines
+
+
+def test_a_full_house(cluster):
+    """More clients than both hosts take: HAProxy lets the rest wait, its checks still find a slot, and nobody is lost."""
+    fleet = cluster.fleet(SOURCES * 2 + SOURCES[::2])
+    fleet.until(lambda: fleet.ready == 480)
+    fleet.rest(2.5)
+    assert fleet.ready == 480 and not any(state == READY for _, state, _ in fleet.ends)
+    for h, s in cluster.stat().items():
+        assert (s["status"], s["chkdown"], s["scur"]) == ("UP", "0", "240"), s
+        assert cluster.counters(h)["refused"] == 0
+    assert len(fleet.clients) == 500, "the rest waits"
+    gone = [c for c in fleet.all if c.state == READY][:20]
+    for c in gone:
+        c.end("leaves")
+        c.again += 60 * SLOW
+    print("\n20 leave, 20 others come: %.2f s" % fleet.until(lambda: fleet.ready == 480))
+    fleet.close()
