@@ -117,17 +117,18 @@ static const struct option {
 	long long min, max;
 } options[] = {
 	{ "--listen", " URL", "wss:// or ws://ADDRESS:PORT", LISTEN, NULL, 0, 0 },
-	{ "     ", ",client-ca=FILE,proxy=ADDRESS/BITS", "on any, wss://", LISTEN, NULL, 0, 0 },
+	{ "     ", ",client-ca=F,proxy=ADDRESS/BITS", "for this one", LISTEN, NULL, 0, 0 },
 	{ "--cert", " FILE", "certificate chain in PEM, our own first", STRING, &cf.cert, 0, 0 },
 	{ "--key", " FILE", "its private key in PEM, EC or RSA", STRING, &cf.key, 0, 0 },
 	{ "--client-ca", " FILE", "whose certificates clients need", STRING, &cf.client_ca, 0, 0 },
 	{ "--root", " DIR", "static files for paths that no route has", STRING, &cf.root, 0, 0 },
-	{ "--auth", " FILE", "who may have those: SHA-256 of credentials", STRING, &cf.auth, 0, 0 },
+	{ "--auth", " FILE", "digests of the credentials for those", STRING, &cf.auth, 0, 0 },
 	{ "--origin", " ORIGIN", "allowed, or any; default: own host", NAMES, &cf.origins, 0, 0 },
 	{ "--host", " NAME", "accepted, or any; on ws default: local", NAMES, &cf.hosts, 0, 0 },
 	{ "--max-clients", " N", "at a time (64)", NUMBER, &cf.max_clients, 1, 1000000 },
 	{ "--max-per-ip", " N", "0: all (half)", NUMBER, &cf.max_per_ip, 0, 1000000 },
-	{ "--max-message", " BYTES", "of a hub (65536)", NUMBER, &cf.max_message, 1, 1 << 28 },
+	{ "--max-message", " BYTES", "hub, seqpacket (65536)", NUMBER, &cf.max_message, 1,
+		1 << 28 },
 	{ "--timeout", " S", "of a slow or idle client (10)", NUMBER, &cf.timeout, 1, 86400 },
 	{ "--ping", " S", "silence before a ping, 0: never (30)", NUMBER, &cf.ping, 0, 86400 },
 	{ "--config", " FILE", "these words, without --, one a line", CONFIG, NULL, 0, 0 },
@@ -139,7 +140,7 @@ static const struct option {
 	{ "/PATH", "=hub[,ring=BYTES]", "to every other client of the route", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=tcp:ADDRESS:PORT", "bytes to and from a TCP server", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=unix:FILE", "the same with a Unix stream socket", ROUTE, NULL, 0, 0 },
-	{ "/PATH", "=seqpacket:FILE[,text]", "a message is a packet", ROUTE, NULL, 0, 0 },
+	{ "/PATH", "=seqpacket:FILE[,text]", "the same, a message a packet", ROUTE, NULL, 0, 0 },
 	{ "     ", ",protocol=A|B,origin=O,auth=FILE", "on any route", ROUTE, NULL, 0, 0 },
 };
 
@@ -333,7 +334,7 @@ show(void)
 
 	printf("wssd " WSSD_VERSION "\n");
 	for (const struct option *o = options; cf.help && o < end; o++)
-		printf("  %s%-*s %s\n", o->name, 32 - (int)strlen(o->name), o->value, o->help);
+		printf("  %s%-*s %s\n", o->name, 37 - (int)strlen(o->name), o->value, o->help);
 	return fflush(stdout) == 0 ? 0 : 1;
 }
 
@@ -561,8 +562,6 @@ state_step(struct conn *c)
 	c->full = !ready; /* what the engine has to say goes before anything of ours */
 	if (!ready)
 		return WAIT;
-	count.handshakes += !c->lis->plain && !c->misplaced;
-	count.resumed += ready == 2;
 	c->state = HEAD;
 	return MORE;
 }
@@ -662,8 +661,7 @@ rest(struct conn *c)
 			return;
 	put_asleep(c);
 	madvise(c->io, io_size, MADV_DONTNEED);
-	tls_forget(c);
-	c->text_high = 0;
+	c->moved = c->text_high = 0;
 }
 
 static void

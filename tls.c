@@ -18,7 +18,7 @@
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
  * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
- * - No buffer was used further than the number of bytes read and written since the last rest; a
+ * - No buffer was used further than c->moved, the bytes read and written since the last rest; a
  *   wipe covers that much of each.
  * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
  *   6066 4; it may stay unanswered): a reply, a frame or a hub's entry must fit in it whole.
@@ -41,7 +41,6 @@ enum { CERTS_MAX = 72, FILE_ROOM = 131072 };
 
 struct tls {
 	br_ssl_server_context sc;
-	uint64_t moved; /* bytes read and written: no buffer is used further than that */
 	/*
 	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes;
 	 * once flushed they are a "record", and the last `left` of it still have to be written.
@@ -344,7 +343,7 @@ read_stage(struct conn *c)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
 	if (n == 0)
 		return dead(c, "client left");
-	t->moved += (size_t)n;
+	c->moved += (size_t)n;
 	t->to += (uint32_t)n;
 	c->heard = now;
 	c->pinged = 0;
@@ -453,8 +452,11 @@ tls_ready(struct conn *c)
 	size_t n;
 
 	t->ready = tls_room(c, &n) != NULL || tls_peek(c, &n) != NULL;
-	/* no exchange: resumed */
-	return t->ready && !t->plain && !br_ssl_engine_get_ecdhe_curve(&t->sc.eng) ? 2 : t->ready;
+	if (t->ready && !t->plain) {
+		count.handshakes++;
+		count.resumed += br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0; /* no exchange */
+	}
+	return t->ready;
 }
 
 unsigned char *
@@ -494,7 +496,7 @@ void
 tls_put(struct conn *c, size_t n)
 {
 	c->out += n;
-	c->tls->moved += n;
+	c->moved += n;
 	count.bytes_out += n;
 	if (c->tls->plain)
 		c->tls->out += (uint32_t)n;
@@ -519,7 +521,7 @@ tls_out(struct conn *c)
 	while ((p = pending(c, &n)) != NULL) {
 		ssize_t w = write(c->fd, p, n);
 
-		t->moved += n;
+		c->moved += n;
 		if (w < 0)
 			return errno == EAGAIN || errno == EINTR ? moved : dead(c, strerror(errno));
 		if (!t->plain)
@@ -578,15 +580,9 @@ tls_idle(struct conn *c)
 }
 
 void
-tls_forget(struct conn *c)
-{
-	c->tls->moved = 0;
-}
-
-void
 tls_wipe(struct conn *c)
 {
-	uint64_t used = c->tls->moved + TLS_OUT - RECORD_MAX;
+	uint64_t used = c->moved + TLS_OUT - RECORD_MAX;
 	size_t n = used < STAGE ? (size_t)used : STAGE;
 
 	explicit_bzero(c->io + IO_STAGE, n);

@@ -194,6 +194,7 @@ struct conn {
 	/* Serial number; place in the list of awake slots; in the poll array. */
 	uint32_t id, spot, polled;
 	int fd, bfd;                /* client; backend or file; -1: none */
+	uint64_t moved;             /* bytes read and written since the arena was empty */
 	uint64_t left, cursor;      /* of the file, in bytes; hub: the next entry */
 	unsigned long long in, out; /* plaintext bytes */
 	/*
@@ -285,7 +286,7 @@ enum step tls_proxy(struct conn *c);
  */
 enum step tls_in(struct conn *c);
 
-/* 1 once plaintext can pass; 2 if the handshake resumed a session (RFC 5246 7.3). */
+/* True once plaintext can pass; the handshake is counted then. */
 int tls_ready(struct conn *c);
 
 /*
@@ -318,9 +319,6 @@ enum step tls_bye(struct conn *c);
 
 /* True when the arena holds nothing of the connection: it is between records, nothing is staged. */
 int tls_idle(struct conn *c);
-
-/* The arena was given back to the system: there is nothing in it to wipe. */
-void tls_forget(struct conn *c);
 
 /* Overwrites what the connection left in its engine and buffers. */
 void tls_wipe(struct conn *c);
