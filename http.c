@@ -533,7 +533,8 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 		(unsigned long)st.st_mtim.tv_nsec, (unsigned long long)st.st_size);
 	if (h->basic != 0) /* RFC 6265; a page's WebSocket has no other way to show a credential */
 		snprintf(cookie, sizeof cookie,
-			"Set-Cookie: __Host-wssd=%.*s; Path=/; Secure; HttpOnly; SameSite=Strict\r\n",
+			"Set-Cookie: __Host-wssd=%.*s; Path=/; Secure; HttpOnly; "
+			"SameSite=Strict\r\n",
 			h->basic_end - h->basic, (const char *)b + h->basic);
 	snprintf(fields, sizeof fields, "ETag: %s\r\n%s", tag + 2, cookie);
 	/* RFC 9110 13.1.2: compared as weak ones */

@@ -598,16 +598,15 @@ packet_output(struct conn *c)
 		n = c->bready ? stream_read(c, p, (size_t)cf.max_message) : 0;
 		if (n <= 0)
 			return;
-		if (n > cf.max_message) {
-			ws_close(c, 1009, "packet above max-message");
-			return;
-		}
 		c->text_high = (uint32_t)(cf.packet - IO_TEXT + (size_t)cf.max_message);
-		if (opcode == TEXT && (!ws_utf8(&utf8, p, (size_t)n) || utf8 != 0)) {
+		if (n > cf.max_message)
+			ws_close(c, 1009, "packet above max-message");
+		else if (opcode == TEXT && (!ws_utf8(&utf8, p, (size_t)n) || utf8 != 0))
 			ws_close(c, 1011, "packet is not UTF-8");
+		else
+			c->left = (uint64_t)n;
+		if (c->left == 0)
 			return;
-		}
-		c->left = (uint64_t)n;
 	}
 }
 
