@@ -17,6 +17,7 @@
 #include "ws.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -475,15 +476,21 @@ unix_address(struct route *r, char *text)
 	return end != NULL && text[0] != '\0' ? NULL : "needs a path of at most 107 bytes";
 }
 
-/* connect(2) again tells how the first went; a Unix socket's full backlog is tried each second. */
+/*
+ * connect(2) again tells how the first went; a Unix socket's full backlog is tried each second.
+ * Nothing may wait for an acknowledgement in the kernel: a reset, if the client vanishes, would
+ * throw it away.
+ */
 static enum step
 stream_open(struct conn *c)
 {
+	static const int on = 1;
 	const struct route *r = c->route;
 	int type = r->backend->whole ? SOCK_SEQPACKET : SOCK_STREAM;
 
 	if (c->bfd < 0)
 		c->bfd = socket(r->addr.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
 	if (c->bfd >= 0 && (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
 				   errno == EISCONN))
 		return MORE;
