@@ -490,7 +490,9 @@ stream_open(struct conn *c)
 
 	if (c->bfd < 0)
 		c->bfd = socket(r->addr.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
+	if (c->bfd >= 0)
+		setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on,
+			sizeof on); /* a Unix socket refuses */
 	if (c->bfd >= 0 && (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
 				   errno == EISCONN))
 		return MORE;
