@@ -5,18 +5,23 @@ The broker listens on loopback with a configuration of its own, a plain MQTT cli
 message's place and payload are checked, and that it comes once: QoS 1 promises only "at least once", but as long as no
 connection is lost, nobody has a reason to send twice.
 
-Paho answers a WebSocket ping with a frame that is not masked, which ends the connection (1002, RFC 6455 section 5.1). Who speaks
-more often than each --ping seconds never gets one; that is what the keep alive of MQTT is for."""
+Paho answers a WebSocket ping with a frame that is not masked, which ends the connection (1002, RFC 6455 section 5.1). Who
+speaks more often than each --ping seconds never gets one; that is what the keep alive of MQTT is for."""
 
+import base64
+import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
 
@@ -25,8 +30,8 @@ import pytest
 
 import pki as pki_module
 import wsraw
-from conftest import LIBC
-from test_browser import until
+from conftest import LIBC, TOP
+from test_browser import browser, until  # noqa: F401: browser is a fixture
 
 SLOW = wsraw.SLOW
 MANY = 10000
@@ -44,6 +49,11 @@ log_type warning
 log_type notice
 log_type information
 """
+
+# npm's package of mqtt.js, by version and digest: this is what pages use, and its dist/ needs nothing else of npm's.
+# (Debian's node-mqtt is 4.3.7 and has no dist/: one would first have to bundle it, and then test that bundle.)
+MQTT_JS = "mqtt-5.16.0.tgz"
+MQTT_JS_SHA512 = "G0VsEtuJz5sJUgZJaaADMVfW7SIFPzkIuHR+d6rk+tBeSwdCfd9BaIRycRfd2AbyFDEmLlFM+SDQeti/+IbOnw=="
 
 
 # ---------------------------------------------------------------------------------------------- the broker
@@ -295,8 +305,9 @@ def test_ten_thousand_each_way(srv, broker, clients, devices, topic):
     for c in (plain, second, device):
         c.disconnect()
         assert c.acked == (0 if c is second else MANY)
-    ends = [srv.wait_log(r"^127\.0\.0\.1:\d+ \S*ECDHE\S+ /mqtt \d+ in=(\d+) out=(\d+)", since=here)]
-    ends.append(srv.wait_log(ends[0].re.pattern, since=srv.lines(0).index(ends[0].string) + 1))
+    line = r'^127\.0\.0\.1:\d+ \S*ECDHE\S+ /mqtt \d+ in=(\d+) out=(\d+) secs=[\d.]+ cn="device 7": '
+    ends = [srv.wait_log(line, since=here)]
+    ends.append(srv.wait_log(line, since=srv.lines(0).index(ends[0].string) + 1))
     assert sorted(int(m.group(1)) > sum(map(len, up)) for m in ends) == [False, True]
     assert all(int(m.group(2)) > sum(map(len, down)) for m in ends)
 
@@ -416,18 +427,23 @@ def test_will_of_a_device_that_vanishes(wssd, srv, broker, clients, devices, top
         c.shutdown_write(notify=False)
     elif how == "close frame":
         c.close_handshake(1000)
+        c.close()
     plain.expect((topic, b"gone", False))
     broker.wait_log("Client %s (closed its connection|disconnected)" % name)
     srv.wait_log(r" /mqtt %s in=" % (1000 if how == "close frame" else 1006), since=here)
 
 
 def test_no_will_after_goodbye(srv, broker, clients, devices, topic):
-    """Forty times: paho sends DISCONNECT and closes its socket at once, so that both arrive together."""
+    """Forty times: paho sends DISCONNECT and closes its socket at once, without a Close frame, so that the client's end
+    comes right behind; without acknowledgements (QoS 0) what it said last is still on its way to the broker then."""
     plain = clients("plain", wss=False).subscribe(topic + "/#")
     there = broker.here()
     for i in range(40):
         c = clients("polite%d" % i, will=(topic + "/will", "gone"))
-        c.mqtt.publish(topic + "/last", b"%d" % i, i % 2)
+        if i % 2:
+            c.publish(topic + "/last", b"%d" % i)
+        else:
+            c.mqtt.publish(topic + "/last", b"%d" % i, 0)
         c.disconnect()
         broker.wait_log("Client %s disconnected" % c.name, since=there)
     plain.publish(topic + "/mark", b"")
@@ -435,7 +451,7 @@ def test_no_will_after_goodbye(srv, broker, clients, devices, topic):
 
 
 def test_keep_alive(srv, broker, clients, devices, topic):
-    """Who has nothing to say but keeps alive stays; who does not is put out by the broker, and hears of it; the will follows."""
+    """Who has nothing to say but keeps alive stays; who does not is put out by the broker, and the will follows."""
     start = time.monotonic()
     plain = clients("plain", wss=False).subscribe(topic)
     device = clients("device").subscribe(topic)
@@ -453,3 +469,126 @@ def test_keep_alive(srv, broker, clients, devices, topic):
     time.sleep(max(0, start + 7 - time.monotonic()))  # longer than --ping
     device.expect((topic, b"gone", False))
     assert device.ends == [] and not any(" /mqtt 1002 " in line for line in srv.lines(here))
+
+
+# ---------------------------------------------------------------------------------------------- a page
+
+
+def mqtt_js():
+    """dist/mqtt.esm.js of npm's package, which is fetched into build/ once."""
+    place = os.path.join(TOP, "build", "npm")
+    file = os.path.join(place, MQTT_JS)
+    if not os.path.exists(file):
+        npm = shutil.which("npm")
+        assert npm, "npm is needed to fetch mqtt.js: sh test/install deep"
+        os.makedirs(place, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place) as d:
+            name = "@".join(MQTT_JS[:-4].rsplit("-", 1))
+            r = subprocess.run([npm, "pack", "--silent", "--cache", os.path.join(d, "cache"), "--pack-destination", d, name],
+                               cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               timeout=100, encoding="utf-8", errors="backslashreplace")
+            assert r.returncode == 0, "npm cannot fetch %s (status %d):\n%s" % (name, r.returncode, r.stdout)
+            os.replace(os.path.join(d, MQTT_JS), file)
+    with open(file, "rb") as f:
+        digest = base64.b64encode(hashlib.sha512(f.read()).digest()).decode()
+    if digest != MQTT_JS_SHA512:
+        os.unlink(file)
+        raise AssertionError("%s has the digest sha512-%s, expected was %s" % (file, digest, MQTT_JS_SHA512))
+    with tarfile.open(file) as t:
+        return t.extractfile("package/dist/mqtt.esm.js").read()
+
+
+PAGE = """<!doctype html>
+<html lang="en"><title>waiting</title><link rel="icon" href="data:,">
+<script type="module">
+import mqtt from "./mqtt.esm.js";
+window.start = (url, options, topics, done) => {
+    window.got = [];
+    window.acked = 0;
+    window.client = mqtt.connect(url, { reconnectPeriod: 0, ...options });
+    client.on("message", (topic, payload, packet) =>
+        got.push([topic, payload.length > 1000 ? payload : new TextDecoder().decode(payload), packet.retain]));
+    client.on("error", e => done("error: " + e));
+    client.on("close", () => done("closed"));
+    client.on("connect", () => client.subscribe(topics, { qos: 1 }, (e, granted) => done(e ? String(e) : granted.length)));
+};
+document.title = "ready";
+</script>
+"""
+
+
+class Page:
+    """The page with a client of mqtt.js in it."""
+
+    def __init__(self, browser, srv):
+        self.b, self.srv = browser, srv
+        self.load()
+
+    def load(self):
+        self.b.driver.get("https://localhost:%d/mqtt.html" % self.srv.ports[0])
+        until(lambda: self.b.driver.title == "ready", why=lambda: self.b.complaints() or "no client in the page")
+
+    def start(self, *topics, **options):
+        url = "wss://localhost:%d/mqtt" % self.srv.ports[0]
+        said = self.b.driver.execute_async_script("start(...arguments)", url, options, topics)
+        assert said == len(topics), said
+
+    def wait(self, what, seconds=20):
+        until(lambda: self.b.js("return " + what), seconds, lambda: self.b.js("return [acked, got.length, got.slice(-3)]"))
+
+
+@pytest.mark.deep  # for Debian's npm: 337 packages, 100 MiB, and a registry besides Debian's
+def test_mqtt_js_in_chromium(srv, browser, clients, certs, topic):  # noqa: F811
+    """The page comes from the server too; both ways at once, retained messages, a large binary one, both kinds of ends."""
+    (srv.root / "mqtt.html").write_text(PAGE)
+    (srv.root / "mqtt.esm.js").write_bytes(mqtt_js())
+    here, many = srv.here(), 2000
+    plain = clients("plain", wss=False).subscribe(topic + "/up", topic + "/will")
+    plain.publish(topic + "/kept", b"before the page", retain=True)
+    p = Page(browser(trusted=certs.cert), srv)
+    assert [t.split(";")[0] for t in p.b.driver.execute_async_script(
+        "const done = arguments[0]; Promise.all(['mqtt.html', 'mqtt.esm.js'].map(f => fetch(f)"
+        ".then(r => r.headers.get('Content-Type')))).then(done)")] == ["text/html", "text/javascript"]
+
+    will = {"topic": topic + "/will", "payload": "the page is gone", "qos": 1}
+    p.start(topic + "/down", topic + "/kept", clientId="page" + topic, keepalive=1, will=will)
+    p.wait("got.length")
+    assert p.b.js("return got") == [[topic + "/kept", "before the page", True]]
+    start = time.monotonic()
+    p.b.js("got = []; for (let i = 0; i < arguments[1]; i++)"
+           "client.publish(arguments[0], 'up ' + i, { qos: 1 }, e => acked += !e)", topic + "/up", many)
+    for i in range(many):
+        plain.mqtt.publish(topic + "/down", b"down %d" % i, 1)
+    p.wait("acked >= %d && got.length >= %d" % (many, many))
+    plain.expect(*[(topic + "/up", b"up %d" % i, False) for i in range(many)])
+    print("%d and %d messages in %.1f s" % (many, many, time.monotonic() - start))
+    assert p.b.js("return got") == [[topic + "/down", "down %d" % i, False] for i in range(many)]
+    assert p.b.js("return acked") == many
+
+    # bytes, and more of them than fit into a frame or a record
+    data = random.Random(7).randbytes(300000)
+    p.b.js("got = []; acked = 0")
+    plain.publish(topic + "/down", data)
+    p.wait("got.length")
+    p.b.js("client.publish(arguments[0], got[0][1], { qos: 1 })", topic + "/up")
+    plain.expect((topic + "/up", data, False))
+
+    # longer than its keep alive it has nothing to say; then it leaves without a word
+    p.b.js("client.publish(arguments[0], 'by the page', { qos: 1, retain: true }, e => acked += !e)", topic + "/kept")
+    p.wait("acked")
+    time.sleep(2.5 * SLOW)
+    assert plain.got == [] and p.b.js("return client.connected")
+    clients("late").subscribe(topic + "/kept").expect((topic + "/kept", b"by the page", True))
+    p.load()
+    plain.expect((topic + "/will", b"the page is gone", False))
+    srv.wait_log(r" /mqtt 1001 in=", since=here)
+
+    # with a word it leaves no will
+    here = srv.here()
+    p.start(topic + "/down", clientId="page" + topic, will=will)
+    p.b.driver.execute_async_script("client.end(false, {}, arguments[0])")
+    srv.wait_log(r" /mqtt \d+ in=", since=here)
+    plain.publish(topic + "/up", b"mark")
+    plain.expect((topic + "/up", b"mark", False))
+    plain.publish(topic + "/kept", b"", retain=True)
+    assert p.b.complaints() == []
