@@ -484,7 +484,7 @@ def mqtt_js():
         os.makedirs(place, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as d:
             name = "@".join(MQTT_JS[:-4].rsplit("-", 1))
-            r = subprocess.run([npm, "pack", "--silent", "--cache", os.path.join(d, "cache"), "--pack-destination", d, name],
+            r = subprocess.run([npm, "pack", "--loglevel", "error", "--cache", os.path.join(d, "cache"), "--pack-destination", d, name],
                                cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                timeout=100, encoding="utf-8", errors="backslashreplace")
             assert r.returncode == 0, "npm cannot fetch %s (status %d):\n%s" % (name, r.returncode, r.stdout)
@@ -542,7 +542,7 @@ def test_mqtt_js_in_chromium(srv, browser, clients, certs, topic):  # noqa: F811
     """The page comes from the server too; both ways at once, retained messages, a large binary one, both kinds of ends."""
     (srv.root / "mqtt.html").write_text(PAGE)
     (srv.root / "mqtt.esm.js").write_bytes(mqtt_js())
-    here, many = srv.here(), 2000
+    here, many = srv.here(), MANY
     plain = clients("plain", wss=False).subscribe(topic + "/up", topic + "/will")
     plain.publish(topic + "/kept", b"before the page", retain=True)
     p = Page(browser(trusted=certs.cert), srv)
