@@ -142,7 +142,7 @@ def bad_one(o, kind, how):
         return o.issue(leaf, issuer=one, chain=[one], **kw), NO_CA
     if how == "intermediate-may-not-sign":
         one = o.middle("middle-" + how + kind, kind, usage=False)
-        return o.issue(leaf, issuer=one, chain=[one], **kw), "client certificate BearSSL's error (59)"
+        return o.issue(leaf, issuer=one, chain=[one], **kw), "client certificate key usage (59)"
     if how == "intermediate-too-deep":
         one = o.middle("middle-" + how + kind, kind, depth=0)
         two = o.issue("under-" + how + kind, issuer=one, number=3 if kind[0] == "p" else 0, ca=True, **kw)
@@ -312,9 +312,9 @@ def test_weak_and_unknown(gate, office):
     turned_away(gate, shown(weak), "client certificate weak key (60)")
     odd = office.issue("odd", issuer=office.ca(), extra=x509.UnrecognizedExtension(
         x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\0"))
-    turned_away(gate, shown(odd), "client certificate BearSSL's error (57)")
+    turned_away(gate, shown(odd), "client certificate unknown critical extension (57)")
     limited = office.issue("for-servers", issuer=office.ca(), extra=x509.NameConstraints([x509.DNSName("lan")], None))
-    turned_away(gate, shown(limited), "client certificate BearSSL's error (57)")
+    turned_away(gate, shown(limited), "client certificate unknown critical extension (57)")
 
 
 def test_days(gate, office):
