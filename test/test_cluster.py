@@ -236,6 +236,8 @@ def test_a_host_dies_and_returns(cluster, name, kind):
     """power: it falls silent and has forgotten all; processes: wssd and the broker are killed; cable: it is cut off for a
     while; broker: mosquitto alone is killed. Host a makes the bridge, host b has it made."""
     other = "b" if name == "a" else "a"
+    # a program on the host itself, whose broker is only cut off
+    local = cluster.box[name].start("exec mosquitto_sub -h 127.0.0.1 -q 1 -t 'all/+' -F %p") if kind == "cable" else None
     fleet = cluster.fleet()
     all_ready = lambda: fleet.ready == len(SOURCES)  # noqa: E731
     print("\n%d clients connected and subscribed: %.2f s" % (len(SOURCES), fleet.until(all_ready)))
@@ -256,6 +258,9 @@ def test_a_host_dies_and_returns(cluster, name, kind):
     assert int(cluster.stat()[other]["scur"]) == len(SOURCES)
     # nobody lost the connection to the host that lives
     assert len({i for i, state, _ in fleet.ends if state == READY}) == at[name]
+    if kind == "cable":     # so long that the bridge gives up, too
+        count = "grep -c 'Connecting bridge (step 1)' /var/log/mosquitto/mosquitto.log"
+        until(lambda: int(cluster.box[other].run(count).stdout) > 1, 20)
     fleet.publish(2, fleet.all)
     fleet.all[0].publish("all/kept", b"while %s was away" % name.encode(), retain=True)
     fleet.until(lambda: len(fleet.kept) == len(SOURCES))
@@ -266,6 +271,9 @@ def test_a_host_dies_and_returns(cluster, name, kind):
     print("host %s is up again after %.2f s" % (name, time.monotonic() - start))
     cluster.wait_bridge()
     print("and its broker has what it missed after %.2f s" % (time.monotonic() - start))
+    if local:
+        missed = until(lambda: [s for s in local.lines() if s.startswith("2 ")])
+        assert sorted(missed) == sorted("2 %d" % c.index for c in fleet.all)
     fleet.kept.clear()
     for c in fleet.all[:at[name]]:
         c.end("moves")
