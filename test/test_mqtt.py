@@ -9,6 +9,7 @@ Paho answers a WebSocket ping with a frame that is not masked, which ends the co
 speaks more often than each --ping seconds never gets one; that is what the keep alive of MQTT is for."""
 
 import base64
+import contextlib
 import hashlib
 import os
 import random
@@ -29,6 +30,7 @@ import paho.mqtt.client as paho
 import pytest
 
 import pki as pki_module
+import recipes
 import wsraw
 from conftest import LIBC, TOP
 from test_browser import browser, until  # noqa: F401: browser is a fixture
@@ -127,14 +129,14 @@ class Client:
     """A paho client whose loop runs in a thread. tls: a context for wss, or None for plain MQTT. got: (topic, payload,
     retained) of each message."""
 
-    def __init__(self, name, port, tls=None, will=None, keepalive=20, clean=True, path="/mqtt"):
+    def __init__(self, name, port, tls=None, will=None, keepalive=20, clean=True, headers=None):
         kw = {"callback_api_version": paho.CallbackAPIVersion.VERSION1} if hasattr(paho, "CallbackAPIVersion") else {}
         self.name, self.cond = name, threading.Condition()
         self.got, self.acked, self.subscribed, self.ends, self.session = [], 0, 0, [], None
         self.mqtt = paho.Client(client_id=name, clean_session=clean, transport="websockets" if tls else "tcp", **kw)
         if tls:
             self.mqtt.tls_set_context(tls)
-            self.mqtt.ws_set_options(path=path)
+            self.mqtt.ws_set_options("/mqtt", headers)
         if will:
             self.mqtt.will_set(*will[:2], qos=1, retain=len(will) > 2)
         self.mqtt.max_queued_messages_set(0)
@@ -471,6 +473,19 @@ def test_keep_alive(srv, broker, clients, devices, topic):
     assert device.ends == [] and not any(" /mqtt 1002 " in line for line in srv.lines(here))
 
 
+def test_credential(wssd, broker, devices, tmp_path):
+    """A device shows a token next to its certificate."""
+    (tmp_path / "tokens").write_text(hashlib.sha256(b"of device 7").hexdigest() + " device 7\n")
+    srv = wssd("/mqtt=tcp:127.0.0.1:%d,protocol=mqtt,auth=%s" % (broker.port, tmp_path / "tokens"))
+    name = "token-%d" % srv.port
+    Client(name, srv.port, devices("device 7"), headers={"Authorization": "Bearer of device 7"}).disconnect()
+    broker.wait_log("Client %s disconnected" % name)
+    for headers in ({}, {"Authorization": "Bearer of device 8"}):
+        with pytest.raises(paho.WebsocketConnectionError):
+            Client(name, srv.port, devices("device 7"), headers=headers)
+        srv.wait_log(r" /mqtt 401 ")
+
+
 # ---------------------------------------------------------------------------------------------- a page
 
 
@@ -484,9 +499,9 @@ def mqtt_js():
         os.makedirs(place, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as d:
             name = "@".join(MQTT_JS[:-4].rsplit("-", 1))
-            r = subprocess.run([npm, "pack", "--loglevel", "error", "--cache", os.path.join(d, "cache"), "--pack-destination", d, name],
-                               cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               timeout=100, encoding="utf-8", errors="backslashreplace")
+            r = subprocess.run([npm, "pack", "--loglevel", "error", "--cache", "cache", name], cwd=d,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100,
+                               encoding="utf-8", errors="backslashreplace")
             assert r.returncode == 0, "npm cannot fetch %s (status %d):\n%s" % (name, r.returncode, r.stdout)
             os.replace(os.path.join(d, MQTT_JS), file)
     with open(file, "rb") as f:
@@ -592,3 +607,69 @@ def test_mqtt_js_in_chromium(srv, browser, clients, certs, topic):  # noqa: F811
     plain.expect((topic + "/up", b"mark", False))
     plain.publish(topic + "/kept", b"", retain=True)
     assert p.b.complaints() == []
+
+
+# ---------------------------------------------------------------------------------------------- the README's recipe
+
+
+@contextlib.contextmanager
+def gateway():
+    """The recipe's gateway and device, and plain clients of its broker: a factory."""
+    recipe, made = recipes.recipe("MQTT"), []
+    certificates, server, device = recipe.sh
+    with recipes.Box(systemd=True) as box:
+        box.put(recipe)
+        box.run(certificates)
+        wssd = box.start(server)
+        box.wait_port(1883, 8443, 8444)
+
+        def make(name):
+            with box.net():
+                made.append(Client(name, 1883))
+            return made[-1].subscribe("devices/#")
+
+        try:
+            yield box, wssd, device, make
+        finally:
+            for c in made:
+                c.close()
+
+
+def test_recipe():
+    """Device and broker as the README has them: retained state, an answer, the will when it is killed, and its return."""
+    with gateway() as (box, wssd, command, client):
+        plain = client("plain")
+        for times in (1, 2):
+            device = box.start(command)
+            plain.wait(lambda: ("devices/7/state", b"here", False) in plain.got)
+            plain.wait(lambda: any(t == "devices/7/load" and float(p) >= 0 for t, p, _ in plain.got))
+            newcomer = client("newcomer%d" % times)
+            newcomer.wait(lambda: newcomer.got)
+            assert newcomer.got[0] == ("devices/7/state", b"here", True)
+            plain.publish("devices/7/do", "blink")
+            plain.wait(lambda: ("devices/7/done", b"blink", False) in plain.got)
+            device.signal(signal.SIGKILL)
+            plain.wait(lambda: ("devices/7/state", b"gone", False) in plain.got)
+            plain.got = []
+        wssd.wait_log(r'^192\.168\.1\.1:\d+ \S+ /mqtt 1006 in=\d+ out=\d+ secs=\S+ cn="device 7": ')
+
+
+@pytest.mark.deep  # for mqtt.js
+def test_recipe_with_its_page(browser):  # noqa: F811
+    """The README's page shows what the device says, and makes it blink."""
+    with gateway() as (box, wssd, command, client):
+        plain = client("plain")
+        box.start(command)
+        with open(box.path("/srv/www/mqtt.esm.js"), "wb") as f:
+            f.write(mqtt_js())
+        shutil.copy(box.path("/etc/wssd/cert.pem"), box.dir)
+        with box.net():  # the browser is a child of this thread
+            b = browser(trusted=os.path.join(box.dir, "cert.pem"))
+            b.driver.get("https://192.168.1.1:8443/")
+            until(lambda: "devices/7/state: here" in b.text("last") and "devices/7/load: " in b.text("last"),
+                  why=lambda: (b.text("last"), b.complaints()))
+            b.at("blink").click()
+            until(lambda: "devices/7/done: blink" in b.text("last"), why=lambda: b.text("last"))
+            assert [c for c in b.complaints() if "favicon" not in c] == []
+        assert ("devices/7/do", b"blink", False) in plain.got
+        b.quit()
