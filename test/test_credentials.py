@@ -18,6 +18,7 @@ import threading
 import pytest
 import websockets
 
+import recipes
 import wsraw
 from conftest import Pair
 from test_browser import browser  # noqa: F401 (a fixture)
@@ -994,3 +995,47 @@ def test_chromium_rebinding(wssd, browser, files):  # noqa: F811
             assert s.counters()["upgrades"] == 0
             assert b.driver.execute_async_script(SOCKET, "ws://127.0.0.1:%d/echo" % port) == 1006
             s.wait_log(r" /echo 403 .*: foreign Origin: --origin http://rebound\.example:%d would" % port)
+
+
+# ---------------------------------------------------------------------------------------------- the README's recipe
+
+
+def test_readme_credentials():
+    """As it stands there: who was made comes in where he should, and who was removed does not."""
+    recipe = recipes.recipe("Credentials")
+    person, device, serve, remove = recipe.sh
+    with recipes.Box() as box:
+        box.run("mkdir /root/broken && ln -s /bin/false /root/broken/openssl && ln -s /bin/false /root/broken/head")
+        for block, file in ((person, "people"), (device, "devices")):  # what failed adds no credential
+            assert box.run("export PATH=/root/broken:$PATH\n" + block, check=False).returncode != 0
+            assert box.run("cat /etc/wssd/" + file, check=False).stdout == ""
+        said = box.run(person).stdout
+        name, password = re.match(r"user (\w+), password ([0-9a-f]{64})\n$", said).groups()
+        token = re.match(r"token ([0-9a-f]{64})\n$", box.run(device).stdout).group(1)
+        assert box.run(device).stdout != "token %s\n" % token  # another each time
+        for file, text in (("people", "%s:%s" % (name, password)), ("devices", token)):
+            lines = box.run("cat /etc/wssd/" + file).stdout.splitlines()
+            assert any(line.startswith(digest(text) + "  ") for line in lines) and digest("anna:") not in str(lines)
+        job = box.start(serve)
+        job.wait_log(r"listening on wss://0\.0\.0\.0:8443")
+        box.wait_port(8443)
+
+        def status(target, *fields, up=True):
+            with box.net():
+                c = wsraw.connect(8443, True)
+            with c:
+                c.send(wsraw.upgrade_head(target, c.host, extra=fields) if up else
+                       wsraw.head("GET", target, [("Host", c.host)] + list(fields)))
+                r = c.reply()
+                return r.status, r.get("Set-Cookie", "").split(";")[0]
+
+        pair = "%s:%s" % (name, password)
+        code, kept = status("/", *basic(pair), up=False)
+        assert code == 200 and kept == "__Host-wssd=" + coded(pair)
+        assert status("/", up=False)[0] == 401 and status("/chat")[0] == 401 and status("/report")[0] == 401
+        assert status("/chat", ("Cookie", kept))[0] == 101 and status("/report", ("Cookie", kept))[0] == 401
+        assert status("/report", *bearer(token))[0] == 101 and status("/chat", *bearer(token))[0] == 401
+        box.run(remove)
+        job.wait_log(r"\breloaded$")
+        assert status("/", *basic(pair), up=False)[0] == 401 and status("/chat", ("Cookie", kept))[0] == 401
+        assert status("/report", *bearer(token))[0] == 101
