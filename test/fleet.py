@@ -18,6 +18,10 @@ SLOW = wsraw.SLOW
 OFF, TCP, TLS, HTTP, MQTT, READY = "off", "tcp", "tls", "http", "mqtt", "ready"
 
 
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def number(data, i):
     """MQTT 3.1.1, 2.2.3: (value, index behind it), or None while incomplete."""
     value = shift = 0
@@ -54,7 +58,7 @@ class Client:
         self.raw, self.stream, self.out, self.unacked = bytearray(), bytearray(), b"", {}
         self.tls, self.next, self.deadline = None, 1, now + 5 * SLOW
         with f.box.net():
-            self.sock = socket.socket(socket.AF_INET6 if ":" in self.source else socket.AF_INET)
+            self.sock = socket.socket(family(self.source))
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.bind((self.source, 0))
@@ -87,8 +91,8 @@ class Client:
             wrong = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if wrong:
                 raise OSError(wrong, os.strerror(wrong))
-            self.tls = self.fleet.context.wrap_socket(self.sock, server_hostname=self.fleet.name, do_handshake_on_connect=False)
-            self.sock = self.tls               # the same descriptor
+            self.sock = self.tls = self.fleet.context.wrap_socket(self.sock, server_hostname=self.fleet.name,
+                                                                  do_handshake_on_connect=False)    # the same descriptor
             self.state = TLS
         if self.state == TLS:
             try:
@@ -228,7 +232,7 @@ class Fleet:
         self.epoll, self.clients = select.epoll(), {}
         self.ready = self.acked = 0
         self.got, self.total, self.kept, self.ends, self.upgraded, self.refusals = {}, {}, [], [], [], {}
-        self.all = [Client(self, i, s, targets[socket.AF_INET6 if ":" in s else socket.AF_INET]) for i, s in enumerate(sources)]
+        self.all = [Client(self, i, s, targets[family(s)]) for i, s in enumerate(sources)]
 
     def turn(self, timeout=0.02):
         now, started = time.monotonic(), 0

@@ -254,7 +254,8 @@ def test_a_host_dies_and_returns(cluster, name, kind):
     fleet.until(lambda: len(fleet.ends) >= at[name])
     seen = time.monotonic() - start
     fleet.until(all_ready)
-    print("%s of host %s: noticed after %.2f s, all clients back after %.2f s" % (kind, name, seen, time.monotonic() - start))
+    back = time.monotonic() - start
+    print("%s of host %s: noticed after %.2f s, all clients back after %.2f s" % (kind, name, seen, back))
     assert int(cluster.stat()[other]["scur"]) == len(SOURCES)
     # nobody lost the connection to the host that lives
     assert len({i for i, state, _ in fleet.ends if state == READY}) == at[name]
@@ -331,7 +332,8 @@ def test_addresses(cluster):
     assert lines[0][4] == "-" and not any("192.0.2.7" in m[0] for h in HOSTS for m in cluster.ended(h)), lines[0][0]
 
     # a neighbour is not the balancer, whatever it sends; and the balancer must send a head
-    for box, data, reason in (("a", head, "not from the proxy"), ("balancer", b"\x16\3\1" + bytes(60), "no valid PROXY head")):
+    for box, data, reason in (("a", head, "not from the proxy"),
+                              ("balancer", b"\x16\3\1" + bytes(60), "no valid PROXY head")):
         with cluster.box[box].net():
             s = socket.create_connection((HOSTS["b"], 8443), 5 * SLOW)
         with s:
