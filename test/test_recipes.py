@@ -1,0 +1,152 @@
+"""The README's recipe "a program for each connection", as written: under systemd as process 1 of a box, and with socat."""
+import contextlib
+import socket
+
+import pytest
+
+import recipes
+import wsraw
+
+SLOW = wsraw.SLOW
+MOST = 16  # MaxConnections, max-children
+
+
+@contextlib.contextmanager
+def programs(which):
+    r = recipes.recipe("program for each connection")
+    with recipes.Box(systemd=which == "systemd") as box:
+        box.put(r)
+        job = box.start(r.sh[["systemd", "socat"].index(which)])
+        box.wait_file("/run/ask.sock")
+        box.wait_port(8443)
+
+        def dial():
+            with box.net():
+                return wsraw.connect(8443, tls=True).open("/ask")
+
+        try:
+            yield box, dial, job
+        finally:
+            wsraw.close_all()
+
+
+def running(box):
+    """Process ids of the programs, as the box sees them."""
+    return set(box.run("pgrep -f '^/bin/sh /usr/local/lib/ask' || :").stdout.split())
+
+
+def answer(client, question):
+    """The lines of an answer that comes within a moment, as one text; a stream is cut anywhere."""
+    client.send_text(question + "\n")
+    return line(client)
+
+
+def line(client):
+    text = b""
+    while not text.endswith(b"\n"):
+        text += client.recv_message(skip_control=True)[1]
+    return text.decode()
+
+
+both = pytest.mark.parametrize("which", ["systemd", "socat"])
+
+
+@both
+def test_each_client_has_its_own(which):
+    with programs(which) as (box, dial, _job):
+        clients = [dial() for _ in range(3)]
+        for client in clients:
+            assert answer(client, "hello") == "load, disk or bye?\n"
+        mine = running(box)
+        assert len(mine) == 3
+        users = set(box.run("ps -o user= -p " + ",".join(sorted(mine))).stdout.split())
+        assert users == {"nobody"} if which == "socat" else "root" not in users
+        clients[0].send_text("what")  # a line in two messages, while others get their answers
+        assert len(answer(clients[1], "load").split()) == 5
+        assert "/" in answer(clients[2], "disk")
+        assert answer(clients[0], " now") == "load, disk or bye?\n"
+        for client in clients:
+            client.close_handshake()
+        recipes.until(lambda: not running(box), 10, "programs are left")
+
+
+@both
+def test_ends(which):
+    with programs(which) as (box, dial, job):
+        client = dial()  # the program ends
+        client.send_text("load\nbye\n")
+        assert len(line(client).split()) == 5
+        client.expect_close(1000)
+        client = dial()  # the same, but it leaves something unread
+        client.send_text("bye\nload\n")
+        client.expect_close({1000, 1011} if which == "socat" else 1011)
+        client = dial()  # the client closes, and still gets the answer to what it asked before
+        client.send_text("hello\n")
+        client.send_frame(wsraw.CLOSE, wsraw.close_payload(1000))
+        assert line(client) == "load, disk or bye?\n"
+        client.expect_close(1000, answer=False)
+        client = dial()  # the client vanishes
+        assert answer(client, "hello")
+        client.reset()
+        recipes.until(lambda: not running(box), 10, "programs are left")
+        client = dial()
+        assert answer(client, "hello")
+        client.close_handshake()
+        job.wait_log("/ask 1006 ")
+        if which == "systemd":
+            recipes.until(lambda: "ask@" not in box.run("systemctl list-units --all --plain 'ask@*'").stdout, 10,
+                          "units of ended programs are left")
+
+
+@both
+def test_many_words(which):
+    """64 KiB of questions at once, and their answers."""
+    with programs(which) as (_, dial, _job):
+        client, n = dial(), 1 << 15
+        client.send_text("x\n" * n)
+        want, got = b"load, disk or bye?\n" * n, bytearray()
+        while len(got) < len(want):
+            got += client.recv_message(skip_control=True)[1]
+        assert got == want
+        client.close_handshake()
+
+
+@both
+def test_one_more_than_may_be(which):
+    with programs(which) as (_, dial, _job):
+        clients = [dial() for _ in range(MOST)]
+        for client in clients:
+            assert answer(client, "hello")
+        more = dial()
+        if which == "systemd":
+            more.expect_close(1000)
+            clients.pop().close_handshake()
+        else:
+            more.send_text("hello\n")
+            more.quiet()
+            clients.pop().close_handshake()
+            assert line(more) == "load, disk or bye?\n"
+            more.close_handshake()
+
+        def again():
+            with contextlib.suppress(AssertionError), dial() as client:
+                return answer(client, "hello")
+
+        assert recipes.until(again, 10) == "load, disk or bye?\n"
+
+
+@pytest.mark.deep
+def test_a_burst():
+    """More connections than systemd would allow a socket in 2 s."""
+    with programs("systemd") as (box, dial, _job):
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                s = stack.enter_context(socket.socket(socket.AF_UNIX))
+                s.settimeout(20 * SLOW)
+                s.connect(box.path("/run/ask.sock"))
+
+        def again():
+            with contextlib.suppress(AssertionError), dial() as client:
+                return answer(client, "hello")
+
+        assert recipes.until(again, 30) == "load, disk or bye?\n"
