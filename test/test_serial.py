@@ -1,7 +1,7 @@
 """The README's serial lines, with a pty as the device: 1 MiB in both directions at once, unplug and plug in again.
 
-The test holds the pty's master, which is the device's side of the line, and /dev/ttyUSB0 of the box leads to its slave. A slave
-descriptor stays open as well: a line that nobody has opened is no hangup for a device.
+The test holds the pty's master, which is the device's side of the line, and /dev/ttyUSB0 of the box leads to its slave. A
+slave descriptor stays open as well: a line that nobody has opened is no hangup for a device.
 """
 import contextlib
 import fcntl
@@ -142,7 +142,7 @@ def ser2net():
 
 
 def greet(device, clients):
-    """Each client hears the device, and the device each client. Says it again until all listen: their processes start late."""
+    """The device hears each client, whose process listens then, and each client the device."""
     for client in clients:
         client.send_binary(b"I am here")
         device.expect(b"I am here")
@@ -151,8 +151,8 @@ def greet(device, clients):
         client.expect_binary(b"welcome")
 
 
-def end_of(client, answer=True):
-    client.expect_close(1000, answer=answer, data_allowed=True)
+def end_of(client, answer=True, code=1000):
+    client.expect_close(code, answer=answer, data_allowed=True)
 
 
 # ---------------------------------------------------------------------------------------------- several, with socat
@@ -203,11 +203,11 @@ def test_socat_shared_unplug_and_plug():
         greet(device, [writer, reader])
         device.unplug()
         writer.send_binary(b"anybody?")
-        end_of(writer)
+        end_of(writer, code=(1000, 1011))
         reader.quiet()
         with dial() as client:  # while it is away
             client.send_binary(b"anybody?")
-            end_of(client)
+            end_of(client, code=(1000, 1011))
         assert not os.path.lexists(box.path("/dev/ttyUSB0"))
         device = Device(box)
         clients = [dial() for _ in range(2)]
@@ -249,8 +249,8 @@ def test_ser2net_unplug_and_plug():
 
 @pytest.mark.deep
 def test_ser2net_who_leaves_harms_for_the_timeout_only():
-    """A client that takes nothing, so that the line stops, and then leaves: the other goes on, or is closed within the 30 s of
-    the recipe's timeout and can connect again."""
+    """A client that takes nothing, so that the line stops, and then leaves: the other goes on, or is closed within the 30 s
+    of the recipe's timeout and can connect again."""
     with ser2net() as (_, device, dial, _job):
         stuck, other = dial(rcvbuf=4096), dial()
         greet(device, [stuck, other])
@@ -289,6 +289,23 @@ def test_one_at_a_time():
         device.expect(last + b"I am next")
         first.expect_close(1000, answer=False)
         exchange(device, [second], size=MIB // 8)
+
+
+def test_one_at_a_time_all_come_to_it():
+    """More than socat's backlog of 5: the upgrade of the last waits until there is room."""
+    with socat(0, "serial line for one client") as (_, device, dial, _job):
+        clients, late = [dial() for _ in range(7)], []
+        greet(device, clients[:1])
+        thread = threading.Thread(target=lambda: late.append(dial()), daemon=True)
+        thread.start()
+        thread.join(0.3)
+        assert not late, "the backlog is longer than the README says"
+        for client in clients:
+            client.send_binary(b"%d" % client.local[1])
+            device.expect(b"%d" % client.local[1])
+            client.close_handshake()
+        thread.join(5 * SLOW)
+        greet(device, late)
 
 
 def test_one_at_a_time_unplug_and_plug():
