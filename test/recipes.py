@@ -140,7 +140,6 @@ mount -t overlay -o "lowerdir=/,upperdir=$r/up,workdir=$r/work" box "$r/root"
 cd "$r/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
 for d in dev run tmp; do mount -t tmpfs -o mode=755 $d $d; done
 chmod 1777 tmp
 for d in null zero full random urandom; do
@@ -210,14 +209,17 @@ class Box:
             raise
 
     def make(self, systemd, name):
-        with open("/proc/self/mounts") as f:
-            roots = [line.split()[1] for line in f if line.split()[2] == "cgroup2"]
-        assert roots, "no cgroup2 file system is mounted"
-        self.cgroup = os.path.join(roots[0], os.path.basename(self.dir))
-        os.mkdir(self.cgroup)
+        join = ""
+        if systemd:
+            with open("/proc/self/mounts") as f:
+                roots = [line.split()[1] for line in f if line.split()[2] == "cgroup2"]
+            assert roots, "no cgroup2 file system is mounted"
+            self.cgroup = os.path.join(roots[0], os.path.basename(self.dir))
+            os.mkdir(self.cgroup)
+            join = "echo $$ > %s/cgroup.procs && " % self.cgroup
         dirs = [d for d in {TOP, os.path.dirname(WSSD)} if os.path.isdir(d)]
         script = SETUP + "hostname %s\n" % shlex.quote(name) + self.furnish() + (SYSTEMD if systemd else WAIT)
-        enter = "echo $$ > %s/cgroup.procs && exec unshare -mnpiuC -f --kill-child sh -c \"$0\" box \"$@\"" % self.cgroup
+        enter = join + "exec unshare -mnpiuC -f --kill-child sh -c \"$0\" box \"$@\""
         self.proc = subprocess.Popen(["sh", "-c", enter, script, self.dir] + dirs, stdin=subprocess.DEVNULL,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent,
                                      env=dict(os.environ, PATH=PATH), start_new_session=True, encoding="utf-8")
