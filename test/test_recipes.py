@@ -1,6 +1,13 @@
-"""The README's recipe "a program for each connection", as written: under systemd as process 1 of a box, and with socat."""
+"""The README's recipe "a program for each connection", as written: under systemd as process 1 of a box, and with socat.
+
+And the boxes themselves: nothing that happens in one can be seen outside, nor is anything of it left.
+"""
 import contextlib
+import glob
+import os
 import socket
+import subprocess
+import tempfile
 
 import pytest
 
@@ -93,6 +100,10 @@ def test_ends(which):
         assert answer(client, "hello")
         client.close_handshake()
         job.wait_log("/ask 1006 ")
+        client = dial()  # the program fails
+        assert answer(client, "hello")
+        box.run("pkill -KILL -f '^/bin/sh /usr/local/lib/ask'")
+        client.expect_close(1000)
         if which == "systemd":
             recipes.until(lambda: "ask@" not in box.run("systemctl list-units --all --plain 'ask@*'").stdout, 10,
                           "units of ended programs are left")
@@ -150,3 +161,67 @@ def test_a_burst():
                 return answer(client, "hello")
 
         assert recipes.until(again, 30) == "load, disk or bye?\n"
+
+
+# ---------------------------------------------------------------------------------------------- the boxes
+
+
+def test_sections(tmp_path):
+    """What is a recipe, and what of it is a file."""
+    path = tmp_path / "README.md"
+    path.write_text("# x\n## Other\n### No\n```sh\nno\n```\n## Recipes\n### One thing\n```ini /etc/a\n### no title\n```\n"
+                    "```sh\none\ntwo\n```\n```\nplain\n```\n```sh /bin/x\nthree\n```\n### Two\n"
+                    "## More than one machine\n### Three\n## End\n### No\n")
+    found = recipes.read_recipes(str(path))
+    assert [r.title for r in found] == ["One thing", "Two", "Three"]
+    assert found[0].files == {"/etc/a": "### no title\n", "/bin/x": "three\n"}
+    assert found[0].sh == ["one\ntwo\n"]
+
+
+@pytest.mark.parametrize("systemd", [False, True])
+def test_a_box_leaves_nothing(systemd):
+    def traces():
+        with open("/proc/self/mounts") as f:
+            mounts = sum("wssd-box" in line for line in f)
+        return mounts, os.readlink("/proc/self/ns/net")
+
+    before = traces()
+    mark = "wssd-test-%d" % os.getpid()
+    with recipes.Box(systemd=systemd) as box:
+        mine, cgroup = box.dir, box.cgroup
+        assert bool(cgroup) == systemd
+        box.put({"/etc/" + mark: "x", "/tmp/" + mark: "x", "/run/" + mark: "x"})
+        assert box.run("cat /etc/%s /tmp/%s /run/%s" % (mark, mark, mark)).stdout == "xxx"
+        sleep = "sleep 12%05d" % os.getpid()
+        job = box.start("setsid %s & (trap '' TERM; exec %s) & wait" % (sleep, sleep))
+        recipes.until(lambda: box.run("pgrep -fc '^%s'" % sleep, check=False).stdout == "2\n", 5)
+        with box.net():
+            assert os.readlink("/proc/thread-self/ns/net") != before[1]
+            with socket.create_server(("192.168.1.1", 80)):
+                box.wait_port(80)
+        with pytest.raises(OSError):
+            socket.create_server(("192.168.1.1", 80))
+    assert traces() == before
+    assert not glob.glob("/etc/" + mark) + glob.glob("/tmp/" + mark) + glob.glob("/run/" + mark)
+    assert not os.path.exists(mine) and not (cgroup and os.path.exists(cgroup))
+    assert job.proc.returncode is not None
+    assert subprocess.run(["pgrep", "-f", "^" + sleep], stdout=subprocess.DEVNULL).returncode == 1
+    assert mine.startswith(tempfile.gettempdir())
+
+
+def test_a_box_ends_what_will_not_end():
+    with recipes.Box() as box:
+        job = box.start("trap '' TERM; echo here; while :; do sleep 0.05; done")
+        job.wait_log("^here$")
+        with pytest.raises(AssertionError, match="no end"):
+            job.end(0.2)
+        assert not job.alive()
+        assert box.start("exit 3").wait() == 3
+        with pytest.raises(AssertionError, match="status 4"):
+            box.run("echo why; exit 4")
+
+
+def test_a_finding_in_a_log_fails():
+    with pytest.raises(AssertionError, match="AddressSanitizer"):
+        with recipes.Box() as box:
+            box.start("echo AddressSanitizer: heap-buffer-overflow").wait()
