@@ -152,8 +152,8 @@ class Client:
         assert head.get("Sec-WebSocket-Protocol") == "mqtt", head.headers
         self.fleet.upgraded.append(self.sock.getsockname()[:2])
         self.state = MQTT
-        flags, keepalive = 2, 60               # a clean session
-        self.send(packet(0x10, text("MQTT") + bytes([4, flags]) + struct.pack("!H", keepalive) + text("c%d" % self.index)) +
+        clean = 2
+        self.send(packet(0x10, text("MQTT") + struct.pack("!BBH", 4, clean, self.fleet.alive) + text("c%d" % self.index)) +
                   packet(0x82, struct.pack("!H", self.next) + text(self.fleet.topic) + b"\1"))
         self.next += 1
         self.flush()
@@ -227,7 +227,8 @@ class Fleet:
     kept: (client, payload, retained) of the topic all/kept; upgraded: address and port of each connection that became a
     WebSocket; ends: (client, state, why) of each that ended."""
 
-    def __init__(self, box, sources, targets, context, name, path="/mqtt", topic="all/#", extra=()):
+    def __init__(self, box, sources, targets, context, name, path="/mqtt", topic="all/#", extra=(), alive=0):
+        self.alive = alive                     # the keep alive that MQTT promises
         self.box, self.context, self.name, self.path, self.topic, self.extra = box, context, name, path, topic, list(extra)
         self.epoll, self.clients = select.epoll(), {}
         self.ready = self.acked = 0

@@ -352,6 +352,18 @@ def test_addresses(cluster):
         assert not lines, lines
 
 
+@pytest.mark.deep
+@pytest.mark.timeout(300 * SLOW)
+def test_silence(cluster):
+    """HAProxy is more patient than wssd, whose pings keep a connection that has nothing else to say."""
+    fleet = cluster.fleet(SOURCES[:4])
+    fleet.until(lambda: fleet.ready == 4)
+    fleet.rest(150)
+    assert not fleet.ends, fleet.ends
+    fleet.publish(1, fleet.all)
+    fleet.close()
+
+
 def test_a_full_house(cluster):
     """More clients than both hosts take: HAProxy lets the rest wait, its checks still find a slot, and nobody is lost."""
     fleet = cluster.fleet(SOURCES * 2 + SOURCES[::2])
