@@ -502,6 +502,7 @@ conn_close(struct conn *c, const char *why)
 	ws_leave(c);
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
+	explicit_bzero(c->io + cf.packet, c->packet_high);
 	tls_wipe(c);
 	wake(c);
 	put_asleep(c);
@@ -535,7 +536,7 @@ held_by(const union address *a)
 
 	/* behind the port: IPv4's address and zeros; IPv6's flow label (0) and /64 */
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
-		n += c->state != FREE && c->addr.sa.sa_family == a->sa.sa_family &&
+		n += c->state > PROXY && c->addr.sa.sa_family == a->sa.sa_family &&
 		     memcmp(c->addr.sa.sa_data + 2, a->sa.sa_data + 2, 12) == 0;
 	return n;
 }
@@ -660,7 +661,7 @@ rest(struct conn *c)
 			return;
 	put_asleep(c);
 	madvise(c->io, io_size, MADV_DONTNEED);
-	c->moved = c->text_high = 0;
+	c->moved = c->text_high = c->packet_high = 0;
 }
 
 static void
@@ -778,6 +779,7 @@ accept_one(const struct listener *l)
 	int proxy = l->proxy.sa.sa_family != AF_UNSPEC, fd;
 	union address a;
 	socklen_t len = sizeof a;
+	char client[INET6_ADDRSTRLEN + 8];
 	struct conn *c = NULL;
 
 	fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -787,16 +789,17 @@ accept_one(const struct listener *l)
 			log_line(WARNING, "accepting pauses: %s", strerror(errno));
 		return;
 	}
-	if (proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip)
+	show_address(&a, client, sizeof client);
+	if (proxy && !in_network(&a, &l->proxy, l->bits))
+		log_line(INFO, "%s - - - in=0 out=0 secs=0.000: not from the proxy", client);
+	else if (proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip)
 		c = find_slot();
-	if (c == NULL) {
+	if (c != NULL) {
+		conn_new(c, fd, l, &a);
+	} else {
 		close(fd);
 		count.refused++;
-		return;
 	}
-	conn_new(c, fd, l, &a);
-	if (proxy && !in_network(&a, &l->proxy, l->bits))
-		conn_close(c, "not from the proxy");
 }
 
 /* Signals. */

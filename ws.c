@@ -526,7 +526,8 @@ stream_input(struct conn *c, const unsigned char *p, size_t n, int last)
 	char byte;
 
 	(void)last;
-	if (w < 0 && errno == EPIPE && c->closing == 0) {
+	if (w < 0 && (errno == EPIPE || errno == ECONNRESET) && c->closing == 0) {
+		c->breset |= errno == ECONNRESET;
 		if (recv(c->bfd, &byte, 1, MSG_PEEK) >= 0) {
 			c->bfull = 0;
 			c->again |= !c->bready; /* else it is room that is missing */
@@ -539,13 +540,25 @@ stream_input(struct conn *c, const unsigned char *p, size_t n, int last)
 	return stream_lost(c, w) ? (ssize_t)n : w;
 }
 
-/* Up to n bytes, or a packet and its length.  Looks after the backend's end. */
+/*
+ * Up to n bytes, or a packet and its length.  Looks after the backend's end: one that closed with
+ * bytes of ours unread has reset, but what it sent before comes first, here or (SOCK_SEQPACKET)
+ * after the error.
+ */
 static ssize_t
 stream_read(struct conn *c, unsigned char *p, size_t room)
 {
 	int packets = c->route->backend->whole;
 	ssize_t n = recv(c->bfd, p, room, packets ? MSG_TRUNC : 0);
 
+	if (n < 0 && errno == ECONNRESET && !c->breset) {
+		c->breset = 1;
+		n = recv(c->bfd, p, room, packets ? MSG_TRUNC : 0);
+	}
+	if (n == 0 && c->breset) {
+		errno = ECONNRESET;
+		n = -1;
+	}
 	c->bready = packets ? n > 0 : n == (ssize_t)room; /* else there is no more for now */
 	c->beof = n == 0;
 	if (!stream_lost(c, n) && c->beof && !c->got_close)
@@ -593,6 +606,7 @@ packet_output(struct conn *c)
 {
 	int opcode = c->route->text ? TEXT : BINARY;
 	unsigned char *p = c->io + cf.packet;
+	long long kept;
 	uint8_t utf8 = 0;
 	ssize_t n;
 
@@ -607,7 +621,8 @@ packet_output(struct conn *c)
 		n = c->bready ? stream_read(c, p, (size_t)cf.max_message) : 0;
 		if (n <= 0)
 			return;
-		c->text_high = (uint32_t)(cf.packet - IO_TEXT + (size_t)cf.max_message);
+		kept = n < cf.max_message ? n : cf.max_message;
+		c->packet_high = c->packet_high > kept ? c->packet_high : (uint32_t)kept;
 		if (n > cf.max_message)
 			ws_close(c, 1009, "packet above max-message");
 		else if (opcode == TEXT && (!ws_utf8(&utf8, p, (size_t)n) || utf8 != 0))

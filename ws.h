@@ -162,9 +162,9 @@ struct conn {
 	uint8_t again, full;
 	/*
 	 * Poll said that there is input: of the client, of the backend.  The backend takes no more
-	 * for now; it has ended.
+	 * for now; it has ended; it has reset the connection, and what it said before comes first.
 	 */
-	uint8_t readable, bready, bfull, beof;
+	uint8_t readable, bready, bfull, beof, breset;
 	/*
 	 * The proxy's own connection (LOCAL), such as a health check.  At rest.  Plain HTTP on a
 	 * TLS port.  DRAIN: nothing more to say or to hear, tls_bye does
@@ -191,6 +191,7 @@ struct conn {
 	uint32_t clear;           /* bytes unmasked in the window */
 	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
+	uint32_t packet_high;     /* the same of the packet */
 	/* Serial number; place in the list of awake slots; in the poll array. */
 	uint32_t id, spot, polled;
 	int fd, bfd;                /* client; backend or file; -1: none */
