@@ -6,6 +6,7 @@ the log with the subject's CN. What test_tls.py shows of client certificates is 
 
 import collections
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -306,6 +307,51 @@ def test_message_left_out(gate, office, drop):
     said(gate, c.c.local[1], "unexpected message (10)", here)
 
 
+def length(data, n=3):
+    return len(data).to_bytes(n, "big") + data
+
+
+GARBAGE = {  # of a certificate's bytes, what stands in the Certificate message instead (RFC 5246 section 7.4.2)
+    "empty-list": lambda der: length(b""),
+    "empty-certificate": lambda der: length(length(b"")),
+    "list-too-long": lambda der: b"\0\xff\xff" + length(der),
+    "list-too-short": lambda der: b"\0\0\x10" + length(der),
+    "certificate-past-the-list": lambda der: length(b"\0\xff\xff" + der),
+    "cut": lambda der: length(length(der[:-10])),
+    "cut-in-the-key": lambda der: length(length(der[:200])),
+    "one-byte": lambda der: length(length(der[:1])),
+    "more-behind": lambda der: length(length(der + bytes(10))),
+    "zeros": lambda der: length(length(bytes(500))),
+    "ones": lambda der: length(length(b"\xff" * 500)),
+    "not-der": lambda der: length(length(b"\x30\x80" + der)),
+    "length-of-length": lambda der: length(length(b"\x30\x89" + b"\xff" * 9 + der)),
+    "deep": lambda der: length(length(b"\x30\x82\x03\xe8" * 250)),
+    "thirty-times": lambda der: length(length(der) * 30),
+    "large": lambda der: length(length(der[:4] + bytes(12000))),
+    "flipped": lambda der: length(length(der[:-1] + bytes([der[-1] ^ 1]))),
+    "flipped-name": lambda der: length(length(der.replace(b"garbage", b"GARBAGE"))),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_for_a_certificate(gate, office, what):
+    """Bytes that are no certificate, or a changed one."""
+    person = office.leaf("garbage")
+    with open(person.cert) as f:
+        body = GARBAGE[what](ssl.PEM_cert_to_DER_cert(f.read()))
+    here = gate.here()
+    c = Steps(gate, person[:2])
+    c.answer()
+    assert c.records[0][5] == 11
+    message = b"\x0b" + length(body)
+    c.records[0] = b"".join(b"\x16\3\3" + length(message[i:i + 16000], 2) for i in range(0, len(message), 16000))
+    assert not c.finish()
+    c.c.close()
+    line = end_line(gate, c.c.local[1], here)
+    assert re.search(r" - - in=0 out=0 secs=[\d.]+: (TLS: \S.* \(\d+\)|client left)$", line), line
+    assert "client left" not in line or what == "list-too-long", line
+
+
 def test_weak_and_unknown(gate, office):
     """A key of 1,024 bits; a critical extension nobody knows (RFC 5280 section 4.2)."""
     weak = office.issue("weak", issuer=office.ca(), kind="rsa1016")
@@ -477,6 +523,25 @@ def test_for_all_but_where_another_is_named(wssd, office):
     with s.connect(False, port=s.ports[1]) as c:
         c.open("/echo").close_handshake()
     assert " cn=" not in end_line(s, c.local[1])
+
+
+def test_certificate_and_credential(wssd, office, tmp_path):
+    """A listener may ask for one, a route on it for the other: both are needed."""
+    (tmp_path / "who").write_text(hashlib.sha256(b"token").hexdigest() + "\n")
+    ours, token = office.leaf("ours"), [("Authorization", "Bearer token")]
+    s = wssd("--client-ca", office.ca().cert, "/x=echo,auth=%s" % (tmp_path / "who"), probe=lambda s: knock(s, ours))
+    with s.connect(shown(ours)) as c:
+        c.open("/x", extra=token).close_handshake()
+    with s.connect(shown(ours)) as c:
+        c.send(wsraw.upgrade_head("/x", c.host))
+        assert c.reply().status == 401
+    assert re.search(r' /x 401 .* cn="ours": no valid credential$', end_line(s, c.local[1]))
+    here = s.here()
+    with s.connect(shown(None), handshake=False) as c:
+        with pytest.raises((ssl.SSLError, wsraw.Ended, OSError)):
+            c.handshake()
+            c.open("/x", extra=token)
+    said(s, c.local[1], NONE, here)
 
 
 def test_rollover(wssd, office):

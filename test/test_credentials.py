@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import itertools
 import os
+import random
 import re
 import socket
 import ssl
@@ -168,6 +169,28 @@ def test_what_is_there_does_not_show(door):
     assert len(heads) == 1, heads
 
 
+def test_no_way_round(door):
+    """However the path is written, it is the route's or a page's, and each asks for its own."""
+    for target in ("/%64evice", "/%64%65%76%69%63%65", "/device?", "/device?x=" + DEVICE, "https://localhost/device",
+                   "/device?/pages"):
+        assert upgrade(door, target) == 401 and upgrade(door, target, *basic(PERSON)) == 401, target
+        assert upgrade(door, target, *bearer(DEVICE)) == 101, target
+    for target in ("/device/", "//device", "/DEVICE", "/x/../device", "/./device", "/device%3f", "/device%20", "/device.",
+                   "/echo/"):
+        assert upgrade(door, target) == 401 and upgrade(door, target, *bearer(DEVICE)) == 401, target
+        assert upgrade(door, target, *basic(PERSON)) in (400, 404), target
+    for target in ("/%69ndex.html", "/index.html?", "/?", "//index.html", "/./index.html", "/sub/../index.html",
+                   "/%2e/index.html"):
+        assert get(door, target).status == 401 and get(door, target, *bearer(DEVICE)).status == 401, target
+        assert get(door, target, *basic(PERSON)).status in (200, 404), target
+    with door.connect() as c:
+        check_401(c.request("GET", "/", version="HTTP/1.0"))
+        c.expect_eof()
+    with door.connect() as c:
+        r = c.request("GET", "/", extra=basic(PERSON), version="HTTP/1.0")
+        assert r.status == 200 and r.body == PAGE and r.get("Set-Cookie") == "__Host-wssd=" + P + KEPT
+
+
 def test_two_forms_at_once(door):
     """Each is judged; one that holds is enough, and both must be of this file."""
     assert get(door, "/", *bearer(NOBODY), *cookie(PAGES)).status == 200
@@ -219,7 +242,8 @@ AUTHORIZATIONS = {
     "list-bearer": "Bearer %s, Basic %s" % (PAGES, P), "twice": "Basic %s %s" % (P, P), "parameter": "Basic %s; x=y" % P,
     "not-coded": "Basic " + PERSON, "bearer-coded": "Bearer " + Q, "cut": "Basic " + P[:-4], "cut-1": "Basic " + P[:-1],
     "cut-front": "Basic " + P[1:], "no-padding": "Basic " + Q[:-2], "one-padding": "Basic " + Q[:-1],
-    "padding-3": "Basic " + P + "===", "padding-more": "Basic " + P + "=", "padding-4": "Basic " + P + "====",
+    "padding-3-of-4": "Basic " + P + "A===", "padding-3": "Basic " + P + "===", "padding-more": "Basic " + P + "=",
+    "padding-4": "Basic " + P + "====",
     "padding-first": "Basic ====" + P, "padding-inside": "Basic " + P[:8] + "====" + P[8:],
     "padding-only": "Basic ====", "padding-two": "Basic ==",
     "url-alphabet": "Basic " + S.replace("+", "-").replace("/", "_"),
@@ -279,7 +303,8 @@ COOKIES = {
     "space-inside": "__Host-wssd=%s %s" % (P[:8], P[8:]), "space-behind": "__Host-wssd=%s ; a=b" % P,
     "comma-behind": "__Host-wssd=%s, x" % P,
     "cut": "__Host-wssd=" + P[:-1], "cut-4": "__Host-wssd=" + P[:-4], "padding": "__Host-wssd=" + P + "=",
-    "padding-4": "__Host-wssd=" + P + "====", "not-coded": "__Host-wssd=" + PERSON,
+    "padding-3-of-4": "__Host-wssd=" + P + "A===", "padding-4": "__Host-wssd=" + P + "====",
+    "not-coded": "__Host-wssd=" + PERSON,
     "token-not-coded": "__Host-wssd=" + PAGES,
     "digest": "__Host-wssd=" + coded(digest(PERSON)),
     "url-alphabet": "__Host-wssd=" + S.replace("+", "-").replace("/", "_"), "no-padding": "__Host-wssd=" + Q[:-2],
@@ -350,6 +375,66 @@ def test_nothing_is_no_credential(wssd, files, tmp_path):
         assert get(s, "/", field).status == 401, field
         assert upgrade(s, "/x", field) == 401, field
     assert get(s, "/").status == 401
+
+
+PIECES = ["Basic", "Bearer", "basic ", " ", "  ", "=", "==", ";", "; ", ",", "\t", '"', "__Host-wssd=", "a=b", P, Q, S, PERSON,
+          PAGES, DEVICE, coded(DEVICE), "x", "A", "\xff", "%3D", "-", "_", ":"]
+TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+
+
+def allowed(authorization, cookies):
+    """What the rules say, written a second time."""
+    def opens(text):
+        return text != b"" and digest(text) in [digest(t) for t in OPENS["pages"]]
+
+    def decoded(text):
+        return len(text) <= 256 and len(text) % 4 == 0 and re.fullmatch("[A-Za-z0-9+/]*={0,2}", text) and \
+            opens(base64.b64decode(text))
+
+    m = re.fullmatch("(%s) +(.*)" % TOKEN, authorization.strip(" \t"), re.S)
+    if m and m[1].lower() == "bearer" and opens(m[2].encode("latin-1")):
+        return True
+    if m and m[1].lower() == "basic" and decoded(m[2]):
+        return True
+    pairs = [pair.lstrip(" ").partition("=") for pair in cookies.strip(" \t").split(";")]
+    return any(name == "__Host-wssd" and decoded(value) for name, _, value in pairs)
+
+
+def random_fields(door, seed, times):
+    """Fields near the edge; each answer is what the rules say, and some of either kind come."""
+    r, seen = random.Random(seed), {200: 0, 401: 0}
+
+    def piece():
+        return r.choice(PIECES)
+
+    def near(text):
+        for _ in range(r.choice((0, 0, 1, 1, 2))):
+            i = r.randrange(len(text) + 1)
+            text = text[:i] + r.choice(("", piece(), text[i:i + 1].swapcase())) + text[i + r.choice((0, 0, 1, 4)):]
+        return text
+
+    for _ in range(times):
+        authorization = r.choice(("", "", near("Basic " + r.choice((P, Q, S))), near("Bearer " + r.choice((PAGES, PERSON))),
+                                  "".join(piece() for _ in range(r.randrange(5)))))
+        parts = [r.choice(("a=b", "x", near("__Host-wssd=" + r.choice((P, Q, S, coded(DEVICE)))), piece() + piece()))
+                 for _ in range(r.randrange(4))]
+        cookies = r.choice(("; ", "; ", ";", ";  ")).join(parts)
+        want = 200 if allowed(authorization, cookies) else 401
+        got = get(door, "/", "Authorization: " + authorization, "Cookie: " + cookies, tls=False).status
+        assert got == want, (got, authorization, cookies)
+        seen[got] += 1
+    assert min(seen.values()) > times / 10, seen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_fields(door, seed):
+    random_fields(door, seed, 150)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(4))
+def test_many_random_fields(door, seed):
+    random_fields(door, 1000 + seed, 10000)
 
 
 # ---------------------------------------------------------------------------------------------- on one connection
