@@ -110,6 +110,21 @@ def test_ends(which):
 
 
 @both
+def test_an_answer_that_takes_its_time(which):
+    """The client closes, and the program answers a second later."""
+    with programs(which) as (box, dial, _job):
+        client = dial()
+        assert answer(client, "hello")
+        box.run("pkill -STOP -f '^/bin/sh /usr/local/lib/ask'")
+        client.send_text("hello\n")
+        client.send_frame(wsraw.CLOSE, wsraw.close_payload(1000))
+        client.quiet(1)
+        box.run("pkill -CONT -f '^/bin/sh /usr/local/lib/ask'")
+        assert line(client) == "load, disk or bye?\n"
+        client.expect_close(1000, answer=False)
+
+
+@both
 def test_many_words(which):
     """64 KiB of questions at once, and their answers."""
     with programs(which) as (_, dial, _job):
