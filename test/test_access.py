@@ -59,7 +59,8 @@ class Office:
         if (kind, number) not in self.keys:
             self.keys[kind, number] = \
                 rsa.generate_private_key(65537, int(kind[3:])) if kind.startswith("rsa") else \
-                ec.generate_private_key({"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}[kind])
+                ec.generate_private_key({"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1(),
+                                         "k1": ec.SECP256K1()}[kind])
         return self.keys[kind, number]
 
     def issue(self, file, cn=None, issuer=None, kind="p256", number=0, ca=False, depth=None, begin=-1, end=30, usage=True,
@@ -361,6 +362,12 @@ def test_weak_and_unknown(gate, office):
     turned_away(gate, shown(odd), "client certificate unknown critical extension (57)")
     limited = office.issue("for-servers", issuer=office.ca(), extra=x509.NameConstraints([x509.DNSName("lan")], None))
     turned_away(gate, shown(limited), "client certificate unknown critical extension (57)")
+
+
+def test_curves_not_spoken(gate, office):
+    """P-521 and others that TLS libraries still send."""
+    turned_away(gate, shown(office.leaf("on-p521", kind="p521")), "wrong signature (27)")
+    turned_away(gate, shown(office.leaf("on-k1", kind="k1")), "client certificate BearSSL's error (49)")
 
 
 def test_days(gate, office):

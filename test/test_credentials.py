@@ -377,8 +377,8 @@ def test_nothing_is_no_credential(wssd, files, tmp_path):
     assert get(s, "/").status == 401
 
 
-PIECES = ["Basic", "Bearer", "basic ", " ", "  ", "=", "==", ";", "; ", ",", "\t", '"', "__Host-wssd=", "a=b", P, Q, S, PERSON,
-          PAGES, DEVICE, coded(DEVICE), "x", "A", "\xff", "%3D", "-", "_", ":"]
+PIECES = ["Basic", "Bearer", "basic ", " ", "  ", "=", "==", ";", "; ", ",", "\t", '"', "__Host-wssd=", "a=b", P, Q, S,
+          PERSON, PAGES, DEVICE, coded(DEVICE), "x", "A", "\xff", "%3D", "-", "_", ":"]
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 
 
