@@ -672,10 +672,12 @@ def test_silent_connections_make_room(wssd, tls):
 
 
 def test_reload_while_heads_are_awaited(wssd):
+    """What waits on ws goes on; on wss it has the old certificate already, and ends, as within the handshake."""
     s = limited(wssd)
     whole = of("192.0.2.110", 110)
     waiting = [raw(s, False, whole[:n], port=s.plain_port) for n in (0, 5, 27)]
     unsure = [raw(s, False, whole[:n], port=s.tls_port) for n in (0, 5, 27)]
+    s.wait_counters(clients=6)
     s.hup()
     s.wait_log("reloaded")
     for n, c in zip((0, 5, 27), waiting):
@@ -683,7 +685,8 @@ def test_reload_while_heads_are_awaited(wssd):
         c.open("/echo")
         talk(c)
     for c in unsure:
-        c.close()
+        assert c.recv_all(timeout=3) == b""
+        s.wait_log(r"^127\.0\.0\.1:%d .*: reload during the handshake" % c.local[1])
 
 
 def test_stop_while_heads_are_awaited(wssd):
