@@ -226,6 +226,29 @@ def test_first_messages_come_with_the_request(door):
         part(c, b)
 
 
+def test_after_other_requests_on_the_connection(wssd, bus, tls, tmp_path):
+    """Nothing of a page that went before over the same connection, sent or not, shows up."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "page.html").write_bytes(b"a page " * 10000)
+    s = wssd("/bus=" + bus.route, root=root, tls=tls)
+    for requests in (["HEAD"], ["GET", "HEAD"], ["HEAD", "304"], ["404", "HEAD"]):
+        with s.connect() as c:
+            for r in requests:
+                name = "/none" if r == "404" else "/page.html"
+                tag = c.request("HEAD", name).get("ETag") if r == "304" else None
+                extra = [("If-None-Match", tag)] if tag else []
+                c.request("HEAD" if r == "HEAD" else "GET", name, extra=extra)
+            c.open("/bus")
+            b = bus.accept()
+            c.quiet(0.02)
+            b.send(b"first")
+            c.expect_binary(b"first")
+            c.send_binary(b"second")
+            assert packet(b) == b"second"
+            part(c, b)
+
+
 def test_fragments_are_one_packet(door):
     c, b = door()
     for sizes in ((1, 1), (0, 1), (1, 0), (0, 0, 5, 0, 0), (16384, 1), (16380, 16380), (30000, 30000, 5536), (1,) * 300):
