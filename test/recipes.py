@@ -35,7 +35,8 @@ WSSD and WSSD_WRAP count), the pages in /usr/share/wssd/www, dist/wssd.conf is /
         ...
 
 At the end of a box all its processes are killed and nothing of it is left; and a finding of a sanitizer or a `bug:` in any
-job's log fails the test. Everything is bounded by WSSD_SLOW times the given seconds. Only root can make a box.
+job's log fails the test. Everything is bounded by WSSD_SLOW times the given seconds. Only root can make a box, and the thread
+that made it must outlive it.
 """
 import contextlib
 import ctypes
@@ -227,6 +228,7 @@ class Box:
         if said != "ready\n":
             self.proc.kill()
             raise AssertionError("no box: " + said + self.proc.stdout.read() + self.proc.stderr.read())
+        os.rmdir(self.dir)  # no mount is on it any more, and a test run that is killed leaves none behind
         with open("/proc/%d/task/%d/children" % (self.proc.pid, self.proc.pid)) as f:
             self.pid = int(f.read().split()[0])
         self.netns = os.open("/proc/%d/ns/net" % self.pid, os.O_RDONLY)
