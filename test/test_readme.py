@@ -1,7 +1,10 @@
 """The README says what the program says."""
+import glob
 import os
 import re
 import subprocess
+
+import recipes
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WSSD = os.environ.get("WSSD", os.path.join(TOP, "wssd"))
@@ -17,10 +20,30 @@ def test_options_are_those_of_help():
     assert block == subprocess.run([WSSD, "--help"], capture_output=True, text=True, check=True, timeout=20).stdout
 
 
+def test_every_recipe_is_run_by_a_test():
+    """Each section of the chapters that recipes.py reads is named, in part, by a test that runs it."""
+    text = re.sub(r"^```.*?^```$", "", read("README.md"), flags=re.M | re.S)
+    sections = set()
+    for chapter in recipes.CHAPTERS:
+        body = re.search(r"^## %s\n(.*?)(?=^## |\Z)" % re.escape(chapter), text, re.M | re.S).group(1)
+        sections |= set(re.findall(r"^### (.+)$", body, re.M)) or {chapter}
+    words = set()
+    for file in set(glob.glob(os.path.join(TOP, "test", "test_*.py"))) - {os.path.abspath(__file__)}:
+        with open(file, encoding="utf-8") as f:
+            source = f.read()
+        if re.search(r"^import recipes|^from recipes", source, re.M):
+            words |= set(re.findall(r'"([^"\n]{4,})"', source))
+    assert len(sections) >= 8
+    assert [s for s in sections if not any(w in s for w in words)] == []
+
+
 def test_links_lead_somewhere():
     for name in ("README.md", "test/README.md"):
         for link in re.findall(r"\]\(([^)]+)\)", read(name)):
-            if not link.startswith("https://"):
+            if link.startswith("#"):
+                titles = re.findall(r"^#+ (.+)$", read(name), re.M)
+                assert link[1:] in {re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in titles}, (name, link)
+            elif not link.startswith("https://"):
                 path = os.path.join(TOP, os.path.dirname(name), link)
                 assert os.path.exists(path), (name, link)
 
