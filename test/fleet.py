@@ -63,6 +63,7 @@ class Client:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.bind((self.source, 0))
         self.sock.connect_ex(self.target)
+        f.opened.add(self.sock.getsockname()[:2])
         self.state = TCP
         self.events = select.EPOLLOUT
         self.fd = self.sock.fileno()
@@ -150,7 +151,7 @@ class Client:
             raise EOFError("status %d" % head.status)
         wsraw.check_101(head, self.key)
         assert head.get("Sec-WebSocket-Protocol") == "mqtt", head.headers
-        self.fleet.upgraded.append(self.sock.getsockname()[:2])
+        self.fleet.upgraded.add(self.sock.getsockname()[:2])
         self.state = MQTT
         clean = 2
         self.send(packet(0x10, text("MQTT") + struct.pack("!BBH", 4, clean, self.fleet.alive) + text("c%d" % self.index)) +
@@ -224,15 +225,16 @@ class Fleet:
     """box: where its network is (recipes.py); sources: the address of each client; targets: {family: (address, port)}.
 
     ready: how many are connected and subscribed; acked: publishes acknowledged; got: {round: {client: {publisher: times}}};
-    kept: (client, payload, retained) of the topic all/kept; upgraded: address and port of each connection that became a
-    WebSocket; ends: (client, state, why) of each that ended."""
+    kept: (client, payload, retained) of the topic all/kept; opened, upgraded: address and port of each connection, and
+    of each that became a WebSocket; ends: (client, state, why) of each that ended."""
 
     def __init__(self, box, sources, targets, context, name, path="/mqtt", topic="all/#", extra=(), alive=0):
         self.alive = alive                     # the keep alive that MQTT promises
         self.box, self.context, self.name, self.path, self.topic, self.extra = box, context, name, path, topic, list(extra)
         self.epoll, self.clients = select.epoll(), {}
         self.ready = self.acked = 0
-        self.got, self.total, self.kept, self.ends, self.upgraded, self.refusals = {}, {}, [], [], [], {}
+        self.got, self.total, self.kept, self.ends, self.refusals = {}, {}, [], [], {}
+        self.opened, self.upgraded = set(), set()
         self.all = [Client(self, i, s, targets[family(s)]) for i, s in enumerate(sources)]
 
     def turn(self, timeout=0.02):
