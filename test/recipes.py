@@ -35,8 +35,8 @@ WSSD and WSSD_WRAP count), the pages in /usr/share/wssd/www, dist/wssd.conf is /
         ...
 
 At the end of a box all its processes are killed and nothing of it is left; and a finding of a sanitizer or a `bug:` in any
-job's log fails the test. Everything is bounded by WSSD_SLOW times the given seconds. Only root can make a box, and the thread
-that made it must outlive it.
+job's log fails the test. Everything is bounded by WSSD_SLOW times the given seconds. Only root can make a box, and the
+thread that made it must outlive it.
 """
 import contextlib
 import ctypes
