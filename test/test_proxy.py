@@ -619,8 +619,10 @@ def test_max_per_ip_of_ipv4_within_ipv6(wssd, tls):
 
 
 def test_max_per_ip_of_local_by_the_sockets_address(wssd, tls):
-    """And a balancer's own connections do not shut out its clients."""
+    """A balancer's own connections do not shut out its clients, nor those whose head has not come its own."""
     s = limited(wssd, "--max-clients", "16", "--max-per-ip", "2")
+    for n in (0, 5, 20):
+        raw(s, False, of("192.0.2.80")[:n], port=s.tls_port if tls else s.plain_port, source="127.0.0.5")
     local = head(b"", UNSPEC, LOCAL)
     mine = [opened(s, tls, local, source="127.0.0.5"), opened(s, tls, head(b"", UNSPEC), source="127.0.0.5")]
     turned_away(raw(s, tls, local, source="127.0.0.5"))
@@ -655,12 +657,16 @@ def test_half_of_the_slots_through_one_proxy(wssd, tls):
 
 
 def test_silent_connections_make_room(wssd, tls):
-    """All slots held by connections that say nothing, or half a head: a newcomer gets the oldest one's; who came is kept."""
-    s = limited(wssd, "--max-clients", "8", "--timeout", "30")
+    """All slots held by connections that say nothing, or half a head: a newcomer gets the oldest one's; who came is kept.
+    One that is not the proxy gets nobody's."""
+    s = limited(wssd, "--max-clients", "8", "--timeout", "30", more=["ws://127.0.0.1:0,proxy=127.0.0.2"])
     port = s.tls_port if tls else s.plain_port
     guest = opened(s, tls, of("192.0.2.100", 1))
     silent = [raw(s, False, of("192.0.2.101", n)[:n * 4], port=port) for n in range(12)]
     time.sleep(2.3)
+    for _ in range(9):
+        refused(s, of("192.0.2.103"), False, "not from the proxy", port=s.ports[2])
+    assert not [line for line in s.lines() if "made room" in line]
     with opened(s, tls, of("192.0.2.102", 3)) as c:
         talk(c)
     s.wait_log(": made room for a newcomer")
