@@ -705,6 +705,23 @@ def test_backend_closes_without_having_read(door):
     door.logged(r"/bus 1011 ")
 
 
+@pytest.mark.parametrize("down", [[b"answer"], [b"a", b"b" * 40000, b"c"], [b"d" * 15000] * 7], ids=["one", "three", "many"])
+def test_backend_answers_and_closes_without_having_read(door, down):
+    """What it had sent comes first, although the kernel tells of the error first; whether the client writes on or not."""
+    for more in (0, 2):
+        c, b = door(rcvbuf=4096)
+        c.send_binary(b"nobody reads this")
+        peers.until(lambda: select.select([b], [], [], 0)[0])
+        for data in down:
+            b.send(data)
+        b.close()
+        for _ in range(more):
+            time.sleep(0.02)
+            c.send_binary(b"nor this")
+        assert messages_to_close(c) == ([(BINARY, d) for d in down], 1011), more
+    door.logged(r"/bus 1011 ")
+
+
 KILLED = """
 import os, socket, sys, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -1053,6 +1070,26 @@ def test_half_a_message_does_not_rest(wssd, bus, tls):
         d.send(wsraw.frame(BINARY, b"a second one")[9:])
         assert packet(b) == b"first " * 1000 + b"last"
         assert packet(e) == b"a second one"
+
+
+def test_a_small_packet_costs_little(wssd, bus, tls):
+    """However much a message may have: neither passing it on nor the end of a connection touches more than there was."""
+    s = wssd("/bus=" + bus.route, "--max-message", 64 << 20, "--max-per-ip", "0", tls=tls)
+    pairs = [(s.open("/bus"), bus.accept()) for _ in range(8)]
+    before, spent = peers.memory(s), peers.cpu(s.pid)
+    for c, b in pairs:
+        b.send(b"hi")
+        c.expect_binary(b"hi")
+        c.send_frame(BINARY, b"hel", fin=False)
+        c.send_frame(CONT, b"lo")
+        assert packet(b) == b"hello"
+    for i, (c, b) in enumerate(pairs):
+        if i % 2:
+            part(c, b)
+        c.close()
+    s.wait_counters(clients=0)
+    assert peers.memory(s) - before < 1024
+    assert peers.cpu(s.pid) - spent < 0.5 * SLOW
 
 
 def test_nothing_of_one_client_is_left_for_the_next(wssd, bus, tls):
