@@ -4,6 +4,7 @@ It is driven by one loop over epoll in the caller's thread. Each client has an a
 its connection ends, and counts each message it receives; nothing is forgiven: a frame or a packet that should not come
 fails the test."""
 
+import itertools
 import os
 import random
 import select
@@ -61,7 +62,7 @@ class Client:
             self.sock = socket.socket(family(self.source))
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.bind((self.source, 0))
+        self.sock.bind((self.source, next(f.ports)))
         self.sock.connect_ex(self.target)
         f.opened.add(self.sock.getsockname()[:2])
         self.state = TCP
@@ -235,6 +236,7 @@ class Fleet:
         self.ready = self.acked = 0
         self.got, self.total, self.kept, self.ends, self.refusals = {}, {}, [], [], {}
         self.opened, self.upgraded = set(), set()
+        self.ports = itertools.count(10000)    # none twice, so that address and port are one connection in all logs
         self.all = [Client(self, i, s, targets[family(s)]) for i, s in enumerate(sources)]
 
     def turn(self, timeout=0.02):
