@@ -994,6 +994,101 @@ def test_client_that_does_not_read_is_dropped_at_the_deadline(wssd, bus, tls):
     s.wait_log(r"/bus 1006 .*: client takes no output")
 
 
+def test_stuck_states_cost_no_cpu(door):
+    """Whoever waits for whom: nothing is asked of poll that is there already."""
+    def full(c, b):
+        c.send(wsraw.frame(BINARY, bytes(20000)) * 20)
+
+    def flooded(c, b):
+        Flood(b, [bytes(30000)] * 100)
+
+    def flooded_to_the_end(c, b):
+        Flood(b, [bytes(15000)] * 7, b.close).finish()
+
+    def refused(c, b):
+        b.send(bytes(65537))
+        Flood(b, [b"and more"] * 1000)
+
+    def refused_client(c, b):
+        c.send_binary(b"")
+        Flood(b, [b"and more"] * 1000)
+
+    def closed(c, b):
+        c.send_frame(CLOSE, b"\x03\xe8")
+
+    def half_closed(c, b):
+        b.shutdown(socket.SHUT_WR)
+
+    def half_a_message(c, b):
+        c.send_frame(BINARY, bytes(50000), fin=False)
+        b.send(b"x" * 65536)
+
+    pairs = [door(rcvbuf=4096) for _ in range(8)]
+    for (c, b), stick in zip(pairs, (full, flooded, flooded_to_the_end, refused, refused_client, closed, half_closed,
+                                     half_a_message)):
+        stick(c, b)
+    time.sleep(0.3 * SLOW)
+    assert peers.cpu_share(door.server.pid, 0.7) < 0.05 * SLOW
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(3))
+def test_random_traffic(door, seed):
+    """Clients and backends that write, read and pause as it comes: each message arrives, once, whole, in its turn."""
+    r = random.Random(seed)
+    threads, failures = [], []
+
+    def start(f, *args):
+        def run():
+            try:
+                f(*args, random.Random(r.random()))
+            except Exception as e:
+                failures.append(repr(e)[:300])
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+
+    def nap(rnd):
+        if rnd.random() < 0.05:
+            time.sleep(rnd.choice((0.001, 0.01, 0.1, 1.3)))
+
+    def client_writes(c, datas, rnd):
+        for data in datas:
+            cuts = sorted(rnd.randrange(len(data) + 1) for _ in range(rnd.choice((0, 0, 0, 1, 3))))
+            for i, (a, z) in enumerate(zip([0] + cuts, cuts + [len(data)])):
+                c.send_frame(CONT if i else BINARY, data[a:z], fin=i == len(cuts))
+                nap(rnd)
+
+    def client_reads(c, datas, rnd):
+        for i, data in enumerate(datas):
+            assert c.recv_message(skip_control=True) == (BINARY, data), i
+            nap(rnd)
+
+    def backend_writes(b, datas, rnd):
+        for data in datas:
+            b.send(data)
+            nap(rnd)
+
+    def backend_reads(b, datas, rnd):
+        for i, data in enumerate(datas):
+            assert b.recv(1 << 17) == data, i
+            nap(rnd)
+
+    pairs = [door(rcvbuf=r.choice((None, 4096, 32768)), sndbuf=r.choice((None, 8192))) for _ in range(8)]
+    for i, (c, b) in enumerate(pairs):
+        c.timeout = 60 * SLOW
+        b.settimeout(60 * SLOW)
+        sizes = r.choice(((1, 10, 100), (1, 1000, 16384), (1, 125, 126, 60000, 65536)))
+        up, down = numbered(300, [n - 4 if n > 4 else 1 for n in sizes], i), numbered(300, sizes[:-1], 99 - i)
+        for f, side, datas in ((client_writes, c, up), (client_reads, c, down), (backend_writes, b, down),
+                               (backend_reads, b, up)):
+            start(f, side, datas)
+    for t in threads:
+        t.join(100 * SLOW)
+    assert not failures and not any(t.is_alive() for t in threads), failures
+    for c, b in pairs:
+        part(c, b)
+
+
 @pytest.mark.parametrize("end", ["fin", "reset"])
 def test_client_leaves_a_backend_that_does_not_read(wssd, bus, tls, end):
     """Its end stands behind messages that nobody takes, and is found out all the same."""
