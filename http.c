@@ -362,6 +362,7 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 		br_sha256_update(&sha256, &byte, place > 0);
 	}
 	br_sha256_out(&sha256, sum);
+	explicit_bzero(&sha256, sizeof sha256); /* which holds the end of the credential */
 	for (size_t i = 0; i < sizeof sum; i++)
 		snprintf(hex + 2 * i, 3, "%02x", sum[i]);
 	for (const struct credential *k = banks[cf.bank]; k->file != NULL; k++) {
@@ -396,9 +397,9 @@ authorized(const char *file, const unsigned char *b, struct head *h)
 		to = from + strcspn((const char *)b + from, ";\r");
 		to = to < k->value_end ? to : k->value_end;
 		from = span(b, from, to, " ");
-		if (to - from >= sizeof name && memcmp(b + from, name, sizeof name - 1) == 0 &&
-			known(file, b, from + sizeof name - 1, to, 1))
-			return 1;
+		if (to - from >= sizeof name - 1 && memcmp(b + from, name, sizeof name - 1) == 0)
+			return known(
+				file, b, from + sizeof name - 1, to, 1); /* browsers send one */
 	}
 	return 0;
 }

@@ -225,7 +225,12 @@ set_listen(char *text)
 		else
 			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
 	}
-	return wrong != NULL ? wrong : parse_address(address + 2, &l->addr, &l->addr_len);
+	if (wrong == NULL)
+		wrong = parse_address(address + 2, &l->addr, &l->addr_len);
+	if (wrong == NULL && l->proxy.sa.sa_family != AF_UNSPEC &&
+		l->proxy.sa.sa_family != l->addr.sa.sa_family)
+		wrong = "has a proxy= of the other IP version: nobody could connect";
+	return wrong;
 }
 
 static const char *
@@ -550,8 +555,10 @@ state_step(struct conn *c)
 	if (c->state == PROXY) {
 		s = tls_proxy(c);
 		c->state = s == MORE ? SHAKE : PROXY;
-		if (s == MORE && cf.max_per_ip > 0 && held_by(&c->addr) > cf.max_per_ip)
+		if (s == MORE && cf.max_per_ip > 0 && held_by(&c->addr) > cf.max_per_ip) {
+			count.refused++;
 			return dead(c, "max-per-ip");
+		}
 		return s;
 	}
 	if (c->state >= OPEN)

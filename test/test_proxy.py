@@ -502,7 +502,7 @@ def test_tls_port_from_elsewhere(wssd, tls):
 @pytest.mark.parametrize("value", ["127.0.0.1/33", "127.0.0.1/-1", "127.0.0.1/", "127.0.0.1/x", "127.0.0.1/8x",
                                    "127.0.0.1/8/8", "127.0.0.1/ 8", "::1/129", "::1/", "::1/999999999999", "localhost",
                                    "example.com", "127.0.0/8", "127.0.0.300", "127.0.0.1:80", "[::1]", "[::1]/128", "/8", "",
-                                   "any", "127.0.0.1 "])
+                                   "any", "127.0.0.1 ", "::1", "::/0"])
 def test_wrong_networks(wssd, certs, value):
     for url in ("ws://127.0.0.1:0", "wss://127.0.0.1:0"):
         r = wssd.bare("--listen", url + ",proxy=" + value, "--cert", certs.cert, "--key", certs.key, "--check")
