@@ -655,16 +655,16 @@ def test_recipe():
 
 
 @pytest.mark.deep  # for mqtt.js
-def test_recipe_with_its_page(browser):  # noqa: F811
+def test_recipe_with_its_page(browser, tmp_path):  # noqa: F811
     """The README's page shows what the device says, and makes it blink."""
     with gateway() as (box, wssd, command, client):
         plain = client("plain")
         box.start(command)
         with open(box.path("/srv/www/mqtt.esm.js"), "wb") as f:
             f.write(mqtt_js())
-        shutil.copy(box.path("/etc/wssd/cert.pem"), box.dir)
+        shutil.copy(box.path("/etc/wssd/cert.pem"), tmp_path)
         with box.net():  # the browser is a child of this thread
-            b = browser(trusted=os.path.join(box.dir, "cert.pem"))
+            b = browser(trusted=str(tmp_path / "cert.pem"))
             b.driver.get("https://192.168.1.1:8443/")
             until(lambda: "devices/7/state: here" in b.text("last") and "devices/7/load: " in b.text("last"),
                   why=lambda: (b.text("last"), b.complaints()))
