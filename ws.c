@@ -252,11 +252,14 @@ read_header(struct conn *c, const unsigned char *p, size_t n)
 static enum step
 read_payload(struct conn *c, unsigned char *p, size_t n)
 {
+	const struct backend *backend = c->route->backend;
 	struct frame *f = &c->frame;
 	int last = f->fin && n >= f->length;
+	size_t had = c->text;
 	ssize_t used;
 
 	n = n < f->length ? n : (size_t)f->length;
+	used = (ssize_t)n;
 	if (n > c->clear) {
 		ws_unmask(p + c->clear, n - c->clear, &f->mask);
 		if (c->message == TEXT && !ws_utf8(&c->utf8, p + c->clear, n - c->clear))
@@ -266,9 +269,18 @@ read_payload(struct conn *c, unsigned char *p, size_t n)
 	if (last && c->utf8 != 0)
 		return fail(c, 1007, "text ends inside a character");
 	/* 1.4: after our Close it matters to nobody but a backend that still listens */
-	used = c->closing != 0 && c->bfd < 0 ? (ssize_t)n : c->route->backend->input(c, p, n, last);
-	if (used < 0)
-		return WAIT;
+	if (c->closing == 0 || c->bfd >= 0) {
+		if (backend->whole && (had > 0 || !last)) {
+			memcpy(c->io + IO_TEXT + had, p, n);
+			c->text_high = c->text_high < had + n ? (uint32_t)(had + n) : c->text_high;
+			p = c->io + IO_TEXT;
+		}
+		if (last || !backend->whole)
+			used = backend->input(c, p, had + n) - (ssize_t)had;
+		if (used < 0)
+			return WAIT;
+		c->text = backend->whole && !last ? (uint32_t)(had + n) : 0;
+	}
 	tls_eat(c, (size_t)used);
 	c->clear -= (uint32_t)used;
 	f->length -= (uint64_t)used;
@@ -346,8 +358,9 @@ ws_leave(struct conn *c)
  */
 
 static ssize_t
-echo_input(struct conn *c, const unsigned char *p, size_t n, int last)
+echo_input(struct conn *c, const unsigned char *p, size_t n)
 {
+	int last = c->frame.fin && n == c->frame.length;
 	ssize_t used = put_frame(c, last, c->sending ? CONTINUATION : c->message, p, n);
 
 	if (used >= 0)
@@ -377,33 +390,13 @@ ring_at(const struct hub *h, uint64_t position)
 	return h->ring + position % (h->size - HUB_FRAME);
 }
 
-/*
- * A message whole: as it stands in the window, or with the pieces that came before, in IO_TEXT.
- * Until c->text says so, n bytes at p are not among those.
- */
-static const unsigned char *
-gather(struct conn *c, const unsigned char *p, size_t n, int last)
-{
-	size_t whole = c->text + n;
-
-	if (whole == n && last)
-		return p;
-	memcpy(c->io + IO_TEXT + c->text, p, n);
-	c->text_high = c->text_high < whole ? (uint32_t)whole : c->text_high;
-	return c->io + IO_TEXT;
-}
-
 static ssize_t
-hub_input(struct conn *c, const unsigned char *p, size_t n, int last)
+hub_input(struct conn *c, const unsigned char *p, size_t n)
 {
 	struct hub *h = &c->route->hub;
 	struct entry e = { .sender = c->id, .opcode = c->message }, oldest;
-	size_t left = c->text + n;
+	size_t left = n;
 
-	p = gather(c, p, n, last);
-	c->text = last ? 0 : (uint32_t)left;
-	if (!last)
-		return (ssize_t)n;
 	do {
 		e.n = (uint16_t)(left < HUB_FRAME - sizeof e ? left : HUB_FRAME - sizeof e);
 		e.fin = e.n == left;
@@ -520,12 +513,16 @@ stream_lost(struct conn *c, ssize_t n)
  * and its end decides.  After our Close a backend that is lost takes the rest as well.
  */
 static ssize_t
-stream_input(struct conn *c, const unsigned char *p, size_t n, int last)
+stream_input(struct conn *c, const unsigned char *p, size_t n)
 {
-	ssize_t w = write(c->bfd, p, n);
+	ssize_t w;
 	char byte;
 
-	(void)last;
+	if (n == 0 && c->route->backend->whole) {
+		fail(c, 1003, "an empty message is no packet");
+		return 0;
+	}
+	w = write(c->bfd, p, n);
 	if (w < 0 && (errno == EPIPE || errno == ECONNRESET) && c->closing == 0) {
 		c->breset |= errno == ECONNRESET;
 		if (recv(c->bfd, &byte, 1, MSG_PEEK) >= 0) {
@@ -587,20 +584,6 @@ stream_output(struct conn *c)
  * c->cursor on.
  */
 
-static ssize_t
-packet_input(struct conn *c, const unsigned char *p, size_t n, int last)
-{
-	size_t whole = c->text + n;
-
-	p = gather(c, p, n, last);
-	if (last && whole == 0)
-		fail(c, 1003, "an empty message is no packet");
-	else if (last && stream_input(c, p, whole, 1) < 0)
-		return -1;
-	c->text = last ? 0 : (uint32_t)whole;
-	return (ssize_t)n;
-}
-
 static void
 packet_output(struct conn *c)
 {
@@ -640,6 +623,6 @@ const struct backend backends[] = {
 	{ "hub", 1, 1, NULL, hub_open, hub_input, hub_output },
 	{ "tcp", 0, 0, tcp_address, stream_open, stream_input, stream_output },
 	{ "unix", 0, 0, unix_address, stream_open, stream_input, stream_output },
-	{ "seqpacket", 1, 0, unix_address, stream_open, packet_input, packet_output },
+	{ "seqpacket", 1, 0, unix_address, stream_open, stream_input, packet_output },
 	{ NULL, 0, 0, NULL, NULL, NULL, NULL },
 };

@@ -104,18 +104,18 @@ struct route;
 
 struct backend { /* a function that is NULL has nothing to do */
 	const char *name;
-	uint8_t whole; /* takes whole messages, so that max-message holds */
+	uint8_t whole; /* gets only whole messages, and takes all or nothing; max-message holds */
 	uint8_t ring;  /* keeps them in the route's */
 	/* Takes the text behind "NAME:" into r; returns NULL or what is wrong with it. */
 	const char *(*address)(struct route *r, char *text);
 	/* Called until it does not return WAIT: MORE when connected, DEAD with c->why. */
 	enum step (*open)(struct conn *c);
 	/*
-	 * Takes payload of the current message, n bytes at p, `last` when the message ends with
-	 * them; returns how many bytes it could pass on, or -1 when not even an empty end of
-	 * message.  Sets c->full or c->bfull when it took less than all.
+	 * Takes payload of the current message, n bytes at p; returns how many bytes it could pass
+	 * on, or -1 when not even an empty end of message.  Sets c->full or c->bfull when it took
+	 * less than all.
 	 */
-	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n, int last);
+	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n);
 	/* Called when the send window may have room: fills it with what there is for the client. */
 	void (*output)(struct conn *c);
 };
