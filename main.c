@@ -388,8 +388,7 @@ reserve(void)
 	size_t text = cf.max_message > HEAD_MAX ? (size_t)cf.max_message : HEAD_MAX;
 	unsigned char *p, *tls;
 
-	cf.packet = IO_TEXT + text;
-	io_size = (cf.packet + (size_t)cf.max_message + page - 1) / page * page;
+	io_size = (IO_TEXT + text + page - 1) / page * page;
 	total = io_size + tls_size + sizeof *slots + sizeof *awake;
 	total = n * total + polls * sizeof *pfd;
 	for (unsigned i = 0; i < cf.routes; i++)
@@ -507,7 +506,6 @@ conn_close(struct conn *c, const char *why)
 	ws_leave(c);
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
-	explicit_bzero(c->io + cf.packet, c->packet_high);
 	tls_wipe(c);
 	wake(c);
 	put_asleep(c);
@@ -668,7 +666,7 @@ rest(struct conn *c)
 			return;
 	put_asleep(c);
 	madvise(c->io, io_size, MADV_DONTNEED);
-	c->moved = c->text_high = c->packet_high = 0;
+	c->moved = c->text_high = 0;
 }
 
 static void

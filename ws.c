@@ -319,8 +319,7 @@ int
 ws_idle(const struct conn *c)
 {
 	return c->closing == 0 && !c->got_close && !c->in_frame && c->stashed == 0 &&
-	       c->text == 0 && c->left == 0 && !c->bfull && !c->bready &&
-	       c->cursor == c->route->hub.head;
+	       c->text == 0 && !c->bfull && !c->bready && c->cursor == c->route->hub.head;
 }
 
 /*
@@ -444,7 +443,8 @@ hub_open(struct conn *c)
 }
 
 /*
- * tcp and unix: payload bytes to and from a stream socket, binary frames.  Only a clean end looks
+ * tcp and unix: payload bytes to and from a stream socket, binary frames.  seqpacket: a message is a
+ * packet, either way; an empty one is refused: the backend would take it for the end.  Only a clean end looks
  * clean: the client's Close is passed on as the end of input, the backend's end as Close 1000; a
  * client that vanishes resets the backend's connection, an error there is Close 1011.
  */
@@ -477,17 +477,18 @@ unix_address(struct route *r, char *text)
 static enum step
 stream_open(struct conn *c)
 {
-	static const int on = 1;
+	static const int on = 1, start = 0;
 	const struct route *r = c->route;
 	int type = r->backend->whole ? SOCK_SEQPACKET : SOCK_STREAM;
 
 	if (c->bfd < 0)
 		c->bfd = socket(r->addr.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (c->bfd >= 0)
-		setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on,
-			sizeof on); /* a Unix socket refuses */
-	if (c->bfd >= 0 && (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
-				   errno == EISCONN))
+	if (c->bfd < 0 || (type == SOCK_SEQPACKET && setsockopt(c->bfd, SOL_SOCKET, SO_PEEK_OFF,
+							     &start, sizeof start) != 0))
+		return dead(c, strerror(errno));
+	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
+	if (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
+		errno == EISCONN)
 		return MORE;
 	c->bfull = errno == EINPROGRESS || errno == EALREADY;
 	return c->bfull || errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
@@ -509,23 +510,45 @@ stream_lost(struct conn *c, ssize_t n)
 }
 
 /*
+ * A backend that closed with bytes of ours unread has reset, but what it sent before comes first,
+ * here or (SOCK_SEQPACKET) after the error; then the error instead of the end.
+ */
+static ssize_t
+stream_recv(struct conn *c, void *p, size_t size, int flags)
+{
+	ssize_t n = recv(c->bfd, p, size, flags);
+
+	if (n < 0 && errno == ECONNRESET && !c->breset) {
+		c->breset = 1;
+		n = recv(c->bfd, p, size, flags);
+	}
+	if (n == 0 && c->breset) {
+		errno = ECONNRESET;
+		n = -1;
+	}
+	return n;
+}
+
+/*
  * A backend that does not listen any more may have ended: then what it still had to say goes first,
  * and its end decides.  After our Close a backend that is lost takes the rest as well.
  */
 static ssize_t
 stream_input(struct conn *c, const unsigned char *p, size_t n)
 {
+	int packets = c->route->backend->whole;
 	ssize_t w;
 	char byte;
 
-	if (n == 0 && c->route->backend->whole) {
+	if (n == 0 && packets) {
 		fail(c, 1003, "an empty message is no packet");
 		return 0;
 	}
 	w = write(c->bfd, p, n);
 	if (w < 0 && (errno == EPIPE || errno == ECONNRESET) && c->closing == 0) {
 		c->breset |= errno == ECONNRESET;
-		if (recv(c->bfd, &byte, 1, MSG_PEEK) >= 0) {
+		/* of a packet no byte: it would move what SO_PEEK_OFF counts */
+		if (stream_recv(c, &byte, !packets, MSG_PEEK | (packets ? MSG_TRUNC : 0)) >= 0) {
 			c->bfull = 0;
 			c->again |= !c->bready; /* else it is room that is missing */
 			c->bready = 1;
@@ -538,82 +561,37 @@ stream_input(struct conn *c, const unsigned char *p, size_t n)
 }
 
 /*
- * Up to n bytes, or a packet and its length.  Looks after the backend's end: one that closed with
- * bytes of ours unread has reset, but what it sent before comes first, here or (SOCK_SEQPACKET)
- * after the error.
+ * Goes on until one of the two is missing that can wake the connection: input (bready) or room.  A
+ * packet stays in the kernel until its last fragment is in the window: SO_PEEK_OFF tells where the
+ * next one begins, MSG_TRUNC how much there is from there on.
  */
-static ssize_t
-stream_read(struct conn *c, unsigned char *p, size_t room)
-{
-	int packets = c->route->backend->whole;
-	ssize_t n = recv(c->bfd, p, room, packets ? MSG_TRUNC : 0);
-
-	if (n < 0 && errno == ECONNRESET && !c->breset) {
-		c->breset = 1;
-		n = recv(c->bfd, p, room, packets ? MSG_TRUNC : 0);
-	}
-	if (n == 0 && c->breset) {
-		errno = ECONNRESET;
-		n = -1;
-	}
-	c->bready = packets ? n > 0 : n == (ssize_t)room; /* else there is no more for now */
-	c->beof = n == 0;
-	if (!stream_lost(c, n) && c->beof && !c->got_close)
-		ws_close(c, 1000, "backend ended");
-	return n;
-}
-
-/* Goes on until one of the two is missing that can wake the connection: input (bready) or room. */
 static void
 stream_output(struct conn *c)
 {
-	unsigned char *q;
+	int packets = c->route->backend->whole, opcode = c->route->text ? TEXT : BINARY, last;
+	unsigned char *q, drop;
 	size_t room;
 	ssize_t n;
 
 	while (c->bready && (q = window(c, WORTH, &room)) != NULL) {
-		n = stream_read(c, q + HEADER, room);
-		if (n > 0)
-			put_frame(c, 1, BINARY, q + HEADER, (size_t)n);
-	}
-}
-
-/*
- * seqpacket: a message is a packet, either way.  An empty one is refused: the backend would take it
- * for the end.  A packet waits in the arena until the client took it, c->left bytes of it from
- * c->cursor on.
- */
-
-static void
-packet_output(struct conn *c)
-{
-	int opcode = c->route->text ? TEXT : BINARY;
-	unsigned char *p = c->io + cf.packet;
-	long long kept;
-	uint8_t utf8 = 0;
-	ssize_t n;
-
-	for (;;) {
-		for (; c->left > 0; c->left -= (uint64_t)n, c->cursor += (uint64_t)n) {
-			n = put_frame(c, 1, c->cursor > 0 ? CONTINUATION : opcode, p + c->cursor,
-				(size_t)c->left);
-			if (n < 0)
-				return;
-		}
-		c->cursor = 0;
-		n = c->bready ? stream_read(c, p, (size_t)cf.max_message) : 0;
-		if (n <= 0)
-			return;
-		kept = n < cf.max_message ? n : cf.max_message;
-		c->packet_high = c->packet_high > kept ? c->packet_high : (uint32_t)kept;
-		if (n > cf.max_message)
+		n = stream_recv(c, q + HEADER, room, packets ? MSG_PEEK | MSG_TRUNC : 0);
+		last = n <= (ssize_t)room;
+		c->bready = packets ? n > 0 : n == (ssize_t)room; /* else no more for now */
+		c->beof = n == 0;
+		if (!stream_lost(c, n) && c->beof && !c->got_close)
+			ws_close(c, 1000, "backend ended");
+		if (packets && !c->parted && n > cf.max_message)
 			ws_close(c, 1009, "packet above max-message");
-		else if (opcode == TEXT && (!ws_utf8(&utf8, p, (size_t)n) || utf8 != 0))
+		room = last ? (size_t)n : room;
+		if (n > 0 && opcode == TEXT &&
+			(!ws_utf8(&c->butf8, q + HEADER, room) || (last && c->butf8 != 0)))
 			ws_close(c, 1011, "packet is not UTF-8");
-		else
-			c->left = (uint64_t)n;
-		if (c->left == 0)
+		if (packets && n > 0 && (last || c->closing != 0))
+			stream_recv(c, &drop, 1, 0);
+		if (n <= 0 || c->closing != 0)
 			return;
+		put_frame(c, last, c->parted ? CONTINUATION : opcode, q + HEADER, room);
+		c->parted = !last;
 	}
 }
 
@@ -623,6 +601,6 @@ const struct backend backends[] = {
 	{ "hub", 1, 1, NULL, hub_open, hub_input, hub_output },
 	{ "tcp", 0, 0, tcp_address, stream_open, stream_input, stream_output },
 	{ "unix", 0, 0, unix_address, stream_open, stream_input, stream_output },
-	{ "seqpacket", 1, 0, unix_address, stream_open, stream_input, packet_output },
+	{ "seqpacket", 1, 0, unix_address, stream_open, stream_input, stream_output },
 	{ NULL, 0, 0, NULL, NULL, NULL, NULL },
 };

@@ -57,7 +57,6 @@ enum io {
 	IO_STASH = IO_STAGE + STAGE,  /* a cut frame header, a control frame's payload, a reason */
 	IO_X509 = IO_STASH + 192,     /* for the handshake, with client CAs */
 	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message that comes in pieces */
-	/* and at cf.packet, behind all: a packet of a seqpacket backend, of cf.max_message bytes */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
 _Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
@@ -182,6 +181,7 @@ struct conn {
 	 */
 	uint8_t in_frame, message, sending;
 	uint8_t utf8, stashed; /* state of ws_utf8; bytes in IO_STASH */
+	uint8_t butf8, parted; /* the backend's; a part of its packet went out */
 	/*
 	 * Close frames.  A ping of ours is unanswered.  The client broke the protocol: nothing more
 	 * is read.
@@ -191,7 +191,6 @@ struct conn {
 	uint32_t clear;           /* bytes unmasked in the window */
 	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
-	uint32_t packet_high;     /* the same of the packet */
 	/* Serial number; place in the list of awake slots; in the poll array. */
 	uint32_t id, spot, polled;
 	int fd, bfd;                /* client; backend or file; -1: none */
@@ -225,9 +224,8 @@ struct config { /* constant after the start */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
 	long long verbose, check, version, help;
-	size_t packet; /* where the packet is in a slot's arena */
-	int bank;      /* 0 or 1: which of two is current, of all that a reload reads */
-	int tls;       /* there is a wss:// listener */
+	int bank; /* 0 or 1: which of two is current, of all that a reload reads */
+	int tls;  /* there is a wss:// listener */
 };
 
 struct counters {

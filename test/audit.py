@@ -32,7 +32,7 @@ TRANSFER = "read write recv send readv writev recvfrom sendto recvmsg sendmsg pr
 TRANSFERS = {
     "main.c": {("log_line", "STDERR_FILENO"), ("read_file", "fd"), ("take_signals", "signal_fd")},
     "http.c": {("http_step", "c->bfd")},
-    "ws.c": {("stream_input", "c->bfd"), ("stream_read", "c->bfd")},
+    "ws.c": {("stream_input", "c->bfd"), ("stream_recv", "c->bfd")},
 }
 HASHES = r"br_sha(1|256)_\w+"  # of BearSSL, what http.c may use
 
