@@ -476,6 +476,7 @@ step_connect(struct conn *c)
 		return reply(c, 502, s == WAIT ? "backend did not answer" : c->why, "");
 	reply(c, 101, NULL, (const char *)c->io + IO_TEXT);
 	c->state = OPEN;
+	c->cursor = c->route->hub.head;
 	count.upgrades++;
 	log_line(DEBUG, "open %s", c->path);
 	return MORE;

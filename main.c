@@ -876,11 +876,16 @@ step_all(void)
 	}
 	if (oldest != NULL)
 		conn_step(oldest);
-	/* they may sleep, and are stepped in the next turn, which does not wait */
+	/*
+	 * Subscribers may sleep, and are stepped in the next turn, which does not wait.  (A list of
+	 * them would save the walk over all slots, and be one more thing to keep right.)
+	 */
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
-		for (struct conn *c = r->hub.posted ? r->hub.subs : NULL; c != NULL; c = c->next) {
-			wake(c);
-			c->again = 1;
+		for (struct conn *c = slots; r->hub.posted && c < slots + cf.max_clients; c++) {
+			if (c->route == r && c->state == OPEN) {
+				wake(c);
+				c->again = 1;
+			}
 		}
 		r->hub.posted = 0;
 	}
@@ -902,8 +907,6 @@ loop(void)
 		for (unsigned i = 0; i < awakes;) /* an end moves the last one here */
 			if (interest(awake[i]))
 				again |= awake[i++]->again;
-		for (unsigned i = 0; i < cf.routes; i++)
-			again |= cf.route[i].hub.posted; /* by the sweep */
 		poll(pfd, pfds, again ? 0 : TICK);
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;

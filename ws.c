@@ -324,20 +324,14 @@ ws_idle(const struct conn *c)
 
 /*
  * The end looks clean to a backend only if the client's was, or if the backend ended first; else it
- * gets a reset.  A hub's list of subscribers is searched; a pointer back would save that, and be
- * one more thing to keep right.
+ * gets a reset.
  */
 void
 ws_leave(struct conn *c)
 {
 	static const struct linger reset = { 1, 0 };
-	struct conn *none = NULL, **p = c->route != NULL ? &c->route->hub.subs : &none;
 	int clean = c->route == NULL || c->beof || (c->got_close && !c->deaf);
 
-	while (*p != NULL && *p != c)
-		p = &(*p)->next;
-	if (*p == c)
-		*p = c->next;
 	if (c->bfd >= 0 && !clean)
 		setsockopt(c->bfd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 	if (c->bfd >= 0)
@@ -431,15 +425,6 @@ hub_output(struct conn *c)
 			return;
 		put_frame(c, e.fin, e.opcode, ring_at(h, c->cursor) + sizeof e, e.n);
 	}
-}
-
-static enum step
-hub_open(struct conn *c)
-{
-	c->cursor = c->route->hub.head;
-	c->next = c->route->hub.subs;
-	c->route->hub.subs = c;
-	return MORE;
 }
 
 /*
@@ -598,7 +583,7 @@ stream_output(struct conn *c)
 const struct backend backends[] = {
 	/* name, whole, ring, address, open, input, output */
 	{ "echo", 0, 0, NULL, NULL, echo_input, NULL },
-	{ "hub", 1, 1, NULL, hub_open, hub_input, hub_output },
+	{ "hub", 1, 1, NULL, NULL, hub_input, hub_output },
 	{ "tcp", 0, 0, tcp_address, stream_open, stream_input, stream_output },
 	{ "unix", 0, 0, unix_address, stream_open, stream_input, stream_output },
 	{ "seqpacket", 1, 0, unix_address, stream_open, stream_input, stream_output },

@@ -132,7 +132,6 @@ struct route {
 		unsigned char *ring; /* size bytes */
 		size_t size;
 		uint64_t head, tail; /* where the next entry goes; the oldest entry */
-		struct conn *subs;   /* subscribers, a list through c->next */
 		int posted;          /* an entry came in this turn: main wakes the subscribers */
 	} hub;
 };
@@ -206,7 +205,6 @@ struct conn {
 	union address addr; /* the client's */
 	const struct listener *lis;
 	struct route *route; /* of the upgrade; NULL before */
-	struct conn *next;   /* subscriber of the same hub */
 	struct tls *tls;
 	unsigned char *io; /* this slot's part of the arena */
 	const char *why;   /* reason of the end: a constant, or in the slot's own arena */
