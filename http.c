@@ -294,45 +294,39 @@ static struct credential {
 	char digest[64];
 } banks[2][CREDENTIALS_MAX + 1];
 
-/* Adds what stands first in each line of a file to the bank, of which *n are used. */
-static const char *
-load(struct credential *bank, size_t *n, const char *file)
-{
-	static char text[131072], sentence[512];
-	char *lines = text, *line, *word;
-	const char *wrong = file != NULL ? read_file(file, text, sizeof text) : NULL;
-	unsigned at = 0;
-
-	while (file != NULL && wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
-		at++;
-		word = strtok_r(line, " \t\r", &line);
-		if (word == NULL || *word == '#')
-			continue;
-		if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0')
-			wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
-		else if (*n == CREDENTIALS_MAX)
-			wrong = "one too many";
-		else {
-			bank[*n].file = file;
-			memcpy(bank[(*n)++].digest, word, 64);
-		}
-	}
-	if (wrong != NULL)
-		snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at > 0 ? at : 1, wrong);
-	return wrong != NULL ? sentence : NULL;
-}
-
+/* Of a line the first word counts: the rest may say whose credential it is. */
 const char *
 http_load(void)
 {
-	struct credential *spare = banks[!cf.bank];
-	size_t n = 0;
-	const char *wrong = load(spare, &n, cf.auth);
+	static char text[131072], sentence[512];
+	struct credential *k = banks[!cf.bank], *end = k + CREDENTIALS_MAX;
+	const char *wrong = NULL;
 
-	for (unsigned i = 0; i < cf.routes && wrong == NULL; i++)
-		wrong = load(spare, &n, cf.route[i].auth);
-	spare[n].file = NULL;
-	return wrong;
+	for (unsigned i = 0; i <= cf.routes && wrong == NULL; i++) {
+		const char *file = i < cf.routes ? cf.route[i].auth : cf.auth;
+		char *lines = file != NULL ? text : NULL, *line, *word;
+		unsigned at = 0;
+
+		wrong = file != NULL ? read_file(file, text, sizeof text) : NULL;
+		while (wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
+			at++;
+			word = strtok_r(line, " \t\r", &line);
+			if (word == NULL || *word == '#')
+				continue;
+			k->file = file;
+			if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0')
+				wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
+			else if (k == end)
+				wrong = "one too many";
+			else
+				memcpy((k++)->digest, word, 64);
+		}
+		if (wrong != NULL)
+			snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at > 0 ? at : 1,
+				wrong);
+	}
+	k->file = NULL;
+	return wrong != NULL ? sentence : NULL;
 }
 
 /*

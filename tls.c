@@ -262,14 +262,11 @@ tls_load(void)
 	struct bank *b = &banks[!cf.bank];
 	const char *wrong = NULL;
 
-	if (!cf.tls) {
-		cf.bank = !cf.bank;
-		return NULL;
-	}
 	prepare(b);
-	wrong = load(b, cf.cert, "certificate", take_certificate);
+	if (cf.tls)
+		wrong = load(b, cf.cert, "certificate", take_certificate);
 	b->ca[0] = b->certs;
-	if (wrong == NULL)
+	if (cf.tls && wrong == NULL)
 		wrong = load(b, cf.key, "private key", take_key);
 	for (unsigned i = 0; i < cf.listeners; i++) {
 		if (cf.listener[i].client_ca != NULL && wrong == NULL)
