@@ -163,7 +163,7 @@ ip_of(const union address *a)
 }
 
 const char *
-parse_address(char *text, union address *addr, socklen_t *len)
+parse_address(char *text, union address *addr)
 {
 	char *colon = strrchr(text, ':');
 	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']';
@@ -174,7 +174,6 @@ parse_address(char *text, union address *addr, socklen_t *len)
 	colon[-v6] = '\0';
 	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
 	addr->in.sin_port = htons((uint16_t)port); /* at the same place in both */
-	*len = v6 ? sizeof addr->in6 : sizeof addr->in;
 	text = strcmp(text, "localhost") == 0 ? "127.0.0.1" : text + v6;
 	if (inet_pton(addr->sa.sa_family, text, ip_of(addr)) != 1)
 		return "needs a numeric address, [IPv6] in brackets, or localhost";
@@ -226,7 +225,7 @@ set_listen(char *text)
 			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
 	}
 	if (wrong == NULL)
-		wrong = parse_address(address + 2, &l->addr, &l->addr_len);
+		wrong = parse_address(address + 2, &l->addr);
 	if (wrong == NULL && l->proxy.sa.sa_family != AF_UNSPEC &&
 		l->proxy.sa.sa_family != l->addr.sa.sa_family)
 		wrong = "has a proxy= of the other IP version: nobody could connect";
@@ -449,6 +448,8 @@ open_descriptors(void)
 	if (signal_fd < 0 || epoll_fd < 0)
 		die(1, "", "signalfd or epoll", NULL);
 	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
+		socklen_t len = sizeof l->addr; /* IPv4 needs less, and does not mind */
+
 		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		if (l->fd < 0)
@@ -458,8 +459,8 @@ open_descriptors(void)
 		/* clients inherit these two */
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
-		if (bind(l->fd, &l->addr.sa, l->addr_len) != 0 || listen(l->fd, SOMAXCONN) != 0 ||
-			getsockname(l->fd, &l->addr.sa, &l->addr_len) != 0)
+		if (bind(l->fd, &l->addr.sa, len) != 0 || listen(l->fd, SOMAXCONN) != 0 ||
+			getsockname(l->fd, &l->addr.sa, &len) != 0)
 			die(1, "listen on ", url, NULL);
 		show_address(&l->addr, url, sizeof url);
 		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://", url);

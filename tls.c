@@ -42,10 +42,10 @@ enum { CERTS_MAX = 72, FILE_ROOM = 131072 };
 struct tls {
 	br_ssl_server_context sc;
 	/*
-	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain: IO_OUT holds `out` bytes;
-	 * once flushed they are a "record", and the last `left` of it still have to be written.
+	 * IO_STAGE: bytes [from, to) are not yet fed or eaten.  Plain, IO_OUT: bytes [sent, out)
+	 * have still to be written.
 	 */
-	uint32_t from, to, out, left;
+	uint32_t from, to, sent, out;
 	uint8_t plain, fed, ready, shut;
 	br_name_element cn;
 };
@@ -403,8 +403,8 @@ pending(const struct conn *c, size_t *n)
 
 	if (!t->plain)
 		return br_ssl_engine_sendrec_buf(&t->sc.eng, n);
-	*n = t->left;
-	return *n > 0 ? c->io + IO_OUT + t->out - t->left : NULL;
+	*n = t->out - t->sent;
+	return *n > 0 ? c->io + IO_OUT + t->sent : NULL;
 }
 
 short
@@ -485,7 +485,7 @@ tls_room(struct conn *c, size_t *n)
 
 	if (!t->plain)
 		return br_ssl_engine_sendapp_buf(&t->sc.eng, n);
-	*n = t->left > 0 ? 0 : RECORD_MAX - t->out;
+	*n = RECORD_MAX - t->out;
 	return *n > 0 ? c->io + IO_OUT + t->out : NULL;
 }
 
@@ -513,8 +513,6 @@ tls_out(struct conn *c)
 	int code;
 
 	br_ssl_engine_flush(&t->sc.eng, 0); /* does nothing when plain */
-	if (t->left == 0)
-		t->left = t->out; /* only when plain */
 	while ((p = pending(c, &n)) != NULL) {
 		ssize_t w = write(c->fd, p, n);
 
@@ -523,8 +521,8 @@ tls_out(struct conn *c)
 			return errno == EAGAIN || errno == EINTR ? moved : dead(c, strerror(errno));
 		if (!t->plain)
 			br_ssl_engine_sendrec_ack(&t->sc.eng, (size_t)w);
-		else if ((t->left -= (uint32_t)w) == 0)
-			t->out = 0;
+		else if ((t->sent += (uint32_t)w) == t->out)
+			t->sent = t->out = 0;
 		c->stalled = 0;
 		moved = MORE;
 	}

@@ -438,7 +438,7 @@ static const char *
 tcp_address(struct route *r, char *text)
 {
 	union address *a = (union address *)&r->addr;
-	const char *wrong = parse_address(text, a, &r->addr_len);
+	const char *wrong = parse_address(text, a);
 
 	return wrong == NULL && a->in.sin_port == 0 ? "needs a port" : wrong;
 }
@@ -450,7 +450,6 @@ unix_address(struct route *r, char *text)
 	const char *end = memccpy(un->sun_path, text, '\0', sizeof un->sun_path);
 
 	un->sun_family = AF_UNIX;
-	r->addr_len = sizeof *un;
 	return end != NULL && text[0] != '\0' ? NULL : "needs a path of at most 107 bytes";
 }
 
@@ -472,7 +471,8 @@ stream_open(struct conn *c)
 							     &start, sizeof start) != 0))
 		return dead(c, strerror(errno));
 	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
-	if (connect(c->bfd, (const struct sockaddr *)&r->addr, r->addr_len) == 0 ||
+	/* the size of the largest address; the others may be longer than they are */
+	if (connect(c->bfd, (const void *)&r->addr, sizeof(struct sockaddr_un)) == 0 ||
 		errno == EISCONN)
 		return MORE;
 	c->bfull = errno == EINPROGRESS || errno == EALREADY;

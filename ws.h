@@ -125,11 +125,10 @@ struct route {
 	struct names protocols, origins;
 	char *auth;                   /* file of credentials, or NULL */
 	struct sockaddr_storage addr; /* tcp, unix and seqpacket */
-	socklen_t addr_len;
-	int text;                    /* seqpacket: packets are text */
-	long long ring;              /* bytes, as given; 0: by max-message */
-	struct hub {                 /* a hub route's ring, see ws.c */
-		unsigned char *ring; /* size bytes */
+	int text;                     /* seqpacket: packets are text */
+	long long ring;               /* bytes, as given; 0: by max-message */
+	struct hub {                  /* a hub route's ring, see ws.c */
+		unsigned char *ring;  /* size bytes */
 		size_t size;
 		uint64_t head, tail; /* where the next entry goes; the oldest entry */
 		int posted;          /* an entry came in this turn: main wakes the subscribers */
@@ -139,7 +138,6 @@ struct route {
 struct listener {
 	int fd, plain; /* plain: ws:// */
 	union address addr;
-	socklen_t addr_len;
 	char *client_ca; /* file, or NULL */
 	union address
 		proxy; /* whose PROXY heads count, its first `bits` bits; AF_UNSPEC: no heads */
@@ -253,7 +251,7 @@ void *ip_of(const union address *a);
  * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
  * Returns NULL or what is wrong with it.
  */
-const char *parse_address(char *text, union address *addr, socklen_t *len);
+const char *parse_address(char *text, union address *addr);
 
 /* tls.c: the transport.  All take a slot that is not FREE. */
 
