@@ -579,7 +579,6 @@ step_head(struct conn *c)
 		return MORE;
 	status = end > 0 ? http_parse(b, c->text, &h) : end < 0 ? 400 : 431;
 	count.requests++;
-	c->first = 0;
 	c->bodiless = h.method == 1;
 	snprintf(c->path, sizeof c->path, "%s", status == 0 ? (const char *)b + h.path : "");
 	if (status != 0)

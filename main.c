@@ -522,7 +522,7 @@ conn_new(struct conn *c, int fd, const struct listener *l, const union address *
 {
 	*c = (struct conn){ .io = c->io, .tls = c->tls, .fd = fd, .bfd = -1, .lis = l, .addr = *a };
 	c->state = l->proxy.sa.sa_family != AF_UNSPEC ? PROXY : SHAKE;
-	c->first = c->asleep = 1;
+	c->asleep = 1;
 	c->id = (uint32_t)count.accepted++;
 	c->start = c->heard = now;
 	c->deadline = now + cf.timeout;
@@ -549,27 +549,19 @@ static enum step
 state_step(struct conn *c)
 {
 	enum step s;
-	int ready;
 
-	if (c->state == PROXY) {
-		s = tls_proxy(c);
-		c->state = s == MORE ? SHAKE : PROXY;
-		if (s == MORE && cf.max_per_ip > 0 && held_by(&c->addr) > cf.max_per_ip) {
-			count.refused++;
-			return dead(c, "max-per-ip");
-		}
-		return s;
-	}
 	if (c->state >= OPEN)
 		return c->bye ? tls_bye(c) : ws_step(c);
-	if (c->state != SHAKE)
+	if (c->state > SHAKE)
 		return http_step(c);
-	ready = tls_ready(c);
-	c->full = !ready; /* what the engine has to say goes before anything of ours */
-	if (!ready)
-		return WAIT;
-	c->state = HEAD;
-	return MORE;
+	s = c->state == PROXY ? tls_proxy(c) : tls_ready(c);
+	c->state = (uint8_t)(c->state + (s == MORE)); /* PROXY, SHAKE, HEAD */
+	if (s == MORE && c->state == SHAKE && cf.max_per_ip > 0 &&
+		held_by(&c->addr) > cf.max_per_ip) {
+		count.refused++;
+		return dead(c, "max-per-ip");
+	}
+	return s;
 }
 
 /* Drives a connection as long as there is progress, or until its rounds run out. */
@@ -593,12 +585,6 @@ conn_step(struct conn *c)
 			return;
 	}
 	c->again = 1; /* lost wake-up 1 */
-}
-
-static void
-poll_for(int fd, short events)
-{
-	pfd[pfds++] = (struct pollfd){ .fd = fd, .events = events };
 }
 
 /* Flushes, writes, and adds what is to be polled; returns 0 when that was the end. */
@@ -625,9 +611,9 @@ interest(struct conn *c)
 	if (c->state >= OPEN && !c->bready && !c->beof && c->closing == 0)
 		backend |= POLLIN;
 	c->polled = pfds;
-	poll_for(c->fd, events);
+	pfd[pfds++] = (struct pollfd){ c->fd, events, 0 };
 	if (c->bfd >= 0) /* -1: poll looks away, since POLLHUP would come unasked */
-		poll_for(backend != 0 ? c->bfd : -1, backend);
+		pfd[pfds++] = (struct pollfd){ backend != 0 ? c->bfd : -1, backend, 0 };
 	return 1;
 }
 
@@ -703,12 +689,12 @@ look_at(struct conn *c)
 		conn_close(c, "client takes no output");
 	} else if (c->state == CONNECT || (c->state == DRAIN && c->got_close && c->closing == 0)) {
 		conn_step(c); /* which looks at the clock itself */
-	} else if (now >= c->deadline && c->state == HEAD && !c->first) {
-		wake(c); /* idle: a clean end */
-		c->state = DRAIN;
+	} else if (now >= c->deadline && c->state == HEAD && c->status != 0) {
+		wake(c); /* a clean end, as behind a reply that is the last */
+		c->state = BODY;
 		c->why = "idle";
-		c->bye = c->again = 1;
-		c->deadline = now + cf.timeout;
+		c->keep = 0;
+		c->again = 1;
 	} else if (now >= c->deadline && c->state != BODY && c->state != OPEN) {
 		conn_close(c, c->state == DRAIN ? c->why : "no request in time");
 	} else if (c->state == OPEN && silence >= 0) {
@@ -728,7 +714,7 @@ look_at(struct conn *c)
 static void
 sweep(void)
 {
-	static unsigned long long refused, denied;
+	static struct counters old;
 
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
 		if (c->state != FREE) {
@@ -738,11 +724,10 @@ sweep(void)
 			c->stepped = 0;
 		}
 	}
-	if (count.refused != refused || count.denied != denied)
+	if (count.refused != old.refused || count.denied != old.denied)
 		log_line(WARNING, "refused %llu: max-clients, max-per-ip; %llu: credentials",
-			count.refused - refused, count.denied - denied);
-	refused = count.refused;
-	denied = count.denied;
+			count.refused - old.refused, count.denied - old.denied);
+	old = count;
 	paused = 0;
 	swept = now;
 }
@@ -758,7 +743,7 @@ find_slot(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
 		if (c->state == FREE)
 			return c;
-		if (c->first && now - c->start >= UNFINISHED &&
+		if (c->state <= HEAD && c->status == 0 && now - c->start >= UNFINISHED &&
 			(oldest == NULL || c->start < oldest->start))
 			oldest = c;
 	}
@@ -901,10 +886,11 @@ loop(void)
 		int again = 0;
 
 		pfds = 0;
-		poll_for(signal_fd, POLLIN);
-		poll_for(epoll_fd, POLLIN);
+		pfd[pfds++] = (struct pollfd){ signal_fd, POLLIN, 0 };
+		pfd[pfds++] = (struct pollfd){ epoll_fd, POLLIN, 0 };
 		for (unsigned i = 0; i < cf.listeners; i++)
-			poll_for(paused || stopping ? -1 : cf.listener[i].fd, POLLIN);
+			pfd[pfds++] = (struct pollfd){ paused || stopping ? -1 : cf.listener[i].fd,
+				POLLIN, 0 };
 		for (unsigned i = 0; i < awakes;) /* an end moves the last one here */
 			if (interest(awake[i]))
 				again |= awake[i++]->again;

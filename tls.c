@@ -442,7 +442,7 @@ tls_in(struct conn *c)
 	return moved;
 }
 
-int
+enum step
 tls_ready(struct conn *c)
 {
 	struct tls *t = c->tls;
@@ -453,7 +453,8 @@ tls_ready(struct conn *c)
 		count.handshakes++;
 		count.resumed += br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0; /* no exchange */
 	}
-	return t->ready;
+	c->full = !t->ready; /* what the engine has to say goes before anything of ours */
+	return t->ready ? MORE : WAIT;
 }
 
 unsigned char *

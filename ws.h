@@ -168,10 +168,10 @@ struct conn {
 	 */
 	uint8_t local, asleep, misplaced, bye;
 	/*
-	 * HTTP: no head was complete yet; the connection stays open after this reply; state of
-	 * http_scan; the answer is to HEAD.
+	 * HTTP: the connection stays open after this reply; state of http_scan; the answer is to
+	 * HEAD.
 	 */
-	uint8_t first, keep, scan, bodiless;
+	uint8_t keep, scan, bodiless;
 	/*
 	 * A data frame is being read: its header was.  Opcode of the message being read, or 0.
 	 * Echo: that message has begun to go out.
@@ -281,8 +281,8 @@ enum step tls_proxy(struct conn *c);
  */
 enum step tls_in(struct conn *c);
 
-/* True once plaintext can pass; the handshake is counted then. */
-int tls_ready(struct conn *c);
+/* MORE once plaintext can pass; the handshake is counted then. */
+enum step tls_ready(struct conn *c);
 
 /*
  * The receive window: decrypted bytes not yet eaten, *n of them, writable in place; NULL and 0
