@@ -141,6 +141,7 @@ static const struct option {
 	{ "/PATH", "=unix:FILE", "the same with a Unix stream socket", ROUTE, NULL, 0, 0 },
 	{ "/PATH", "=seqpacket:FILE[,text]", "the same, a message a packet", ROUTE, NULL, 0, 0 },
 	{ "     ", ",protocol=A|B,origin=O,auth=FILE", "on any route", ROUTE, NULL, 0, 0 },
+	{ NULL, NULL, NULL, ROUTE, NULL, 0, 0 },
 };
 
 static const char *
@@ -329,18 +330,6 @@ read_config(const char *file)
 	}
 }
 
-/* --version, and --help with the whole table. */
-static int
-show(void)
-{
-	const struct option *end = options + sizeof options / sizeof options[0];
-
-	printf("wssd " WSSD_VERSION "\n");
-	for (const struct option *o = options; cf.help && o < end; o++)
-		printf("  %s%-*s %s\n", o->name, 37 - (int)strlen(o->name), o->value, o->help);
-	return fflush(stdout) == 0 ? 0 : 1;
-}
-
 /* What no single option can tell. */
 static void
 check_config(void)
@@ -469,9 +458,11 @@ open_descriptors(void)
 
 /* Slots. */
 
+/* It is awake, and will be stepped. */
 static void
 wake(struct conn *c)
 {
+	c->again = 1;
 	if (!c->asleep)
 		return;
 	c->asleep = 0;
@@ -514,22 +505,6 @@ conn_close(struct conn *c, const char *why)
 	clients--;
 	c->fd = -1;
 	c->state = FREE;
-}
-
-/* Sets every field of a fresh slot. */
-static void
-conn_new(struct conn *c, int fd, const struct listener *l, const union address *a)
-{
-	*c = (struct conn){ .io = c->io, .tls = c->tls, .fd = fd, .bfd = -1, .lis = l, .addr = *a };
-	c->state = l->proxy.sa.sa_family != AF_UNSPEC ? PROXY : SHAKE;
-	c->asleep = 1;
-	c->id = (uint32_t)count.accepted++;
-	c->start = c->heard = now;
-	c->deadline = now + cf.timeout;
-	wake(c);
-	clients++;
-	if (!tls_open(c))
-		conn_close(c, "no entropy");
 }
 
 /* Slots of that address: of IPv4, or of the /64 of IPv6. */
@@ -665,7 +640,7 @@ wake_sleepers(void)
 		struct conn *c = ev[i].data.ptr;
 
 		wake(c);
-		c->readable = c->again = 1;
+		c->readable = 1;
 		c->bready = c->bfd >= 0 && c->state >= OPEN && !c->beof;
 	}
 }
@@ -684,7 +659,6 @@ look_at(struct conn *c)
 	} else if (stopping != 0 && c->closing == 0 && !c->bye) {
 		wake(c);
 		ws_close(c, 1001, "server stops");
-		c->again = 1;
 	} else if (c->stalled != 0 && now - c->stalled >= cf.timeout) {
 		conn_close(c, "client takes no output");
 	} else if (c->state == CONNECT || (c->state == DRAIN && c->got_close && c->closing == 0)) {
@@ -694,7 +668,6 @@ look_at(struct conn *c)
 		c->state = BODY;
 		c->why = "idle";
 		c->keep = 0;
-		c->again = 1;
 	} else if (now >= c->deadline && c->state != BODY && c->state != OPEN) {
 		conn_close(c, c->state == DRAIN ? c->why : "no request in time");
 	} else if (c->state == OPEN && silence >= 0) {
@@ -767,13 +740,13 @@ in_network(const union address *a, const union address *net, long long bits)
 static void
 accept_one(const struct listener *l)
 {
-	int proxy = l->proxy.sa.sa_family != AF_UNSPEC, fd;
+	int proxy = l->proxy.sa.sa_family != AF_UNSPEC;
 	union address a;
 	socklen_t len = sizeof a;
 	char client[INET6_ADDRSTRLEN + 8];
 	struct conn *c = NULL;
+	int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-	fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0) {
 		paused = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
 		if (paused)
@@ -785,12 +758,21 @@ accept_one(const struct listener *l)
 		log_line(INFO, "%s - - - in=0 out=0 secs=0.000: not from the proxy", client);
 	else if (proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip)
 		c = find_slot();
-	if (c != NULL) {
-		conn_new(c, fd, l, &a);
-	} else {
+	if (c == NULL) {
 		close(fd);
 		count.refused++;
+		return;
 	}
+	*c = (struct conn){ .io = c->io, .tls = c->tls, .fd = fd, .bfd = -1, .lis = l, .addr = a };
+	c->state = proxy ? PROXY : SHAKE;
+	c->id = (uint32_t)count.accepted++;
+	c->start = c->heard = now;
+	c->deadline = now + cf.timeout;
+	c->asleep = 1;
+	wake(c);
+	clients++;
+	if (!tls_open(c))
+		conn_close(c, "no entropy");
 }
 
 /* Signals. */
@@ -868,10 +850,8 @@ step_all(void)
 	 */
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
 		for (struct conn *c = slots; r->hub.posted && c < slots + cf.max_clients; c++) {
-			if (c->route == r && c->state == OPEN) {
+			if (c->route == r && c->state == OPEN)
 				wake(c);
-				c->again = 1;
-			}
 		}
 		r->hub.posted = 0;
 	}
@@ -923,8 +903,13 @@ main(int argc, char **argv)
 	cf.max_per_ip = -1; /* half of max_clients, whatever that will be */
 	for (int i = 1; i < argc; i++)
 		i += take_word("command line: ", 2, argv[i], argv[i + 1]);
-	if (cf.version || cf.help)
-		return show();
+	if (cf.version || cf.help) {
+		printf("wssd " WSSD_VERSION "\n");
+		for (const struct option *o = options; cf.help && o->name != NULL; o++)
+			printf("  %s%-*s %s\n", o->name, 37 - (int)strlen(o->name), o->value,
+				o->help);
+		return fflush(stdout) == 0 ? 0 : 1;
+	}
 	check_config();
 	if (cf.check)
 		return 0;
