@@ -303,17 +303,17 @@ http_load(void)
 	const char *wrong = NULL;
 
 	for (unsigned i = 0; i <= cf.routes && wrong == NULL; i++) {
-		const char *file = i < cf.routes ? cf.route[i].auth : cf.auth;
-		char *lines = file != NULL ? text : NULL, *line, *word;
+		const char *name = i < cf.routes ? cf.route[i].auth : cf.auth;
+		char *lines = name != NULL ? text : NULL, *line, *word;
 		unsigned at = 0;
 
-		wrong = file != NULL ? read_file(file, text, sizeof text) : NULL;
+		wrong = name != NULL ? read_file(name, text, sizeof text) : NULL;
 		while (wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
 			at++;
 			word = strtok_r(line, " \t\r", &line);
 			if (word == NULL || *word == '#')
 				continue;
-			k->file = file;
+			k->file = name;
 			if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0')
 				wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
 			else if (k == end)
@@ -322,7 +322,7 @@ http_load(void)
 				memcpy((k++)->digest, word, 64);
 		}
 		if (wrong != NULL)
-			snprintf(sentence, sizeof sentence, "%s:%u: %s", file, at > 0 ? at : 1,
+			snprintf(sentence, sizeof sentence, "%s:%u: %s", name, at > 0 ? at : 1,
 				wrong);
 	}
 	k->file = NULL;

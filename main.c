@@ -163,14 +163,15 @@ ip_of(const union address *a)
 	return a->sa.sa_family == AF_INET6 ? (void *)&a->in6.sin6_addr : (void *)&a->in.sin_addr;
 }
 
-const char *
-parse_address(char *text, union address *addr)
+/* "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost. */
+static const char *
+parse_address(char *text, union address *addr, long long least)
 {
 	char *colon = strrchr(text, ':');
 	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']';
 	long long port;
 
-	if (colon == NULL || parse_number(colon + 1, 0, 65535, &port) != NULL)
+	if (colon == NULL || parse_number(colon + 1, least, 65535, &port) != NULL)
 		return "needs ADDRESS:PORT";
 	colon[-v6] = '\0';
 	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
@@ -226,7 +227,7 @@ set_listen(char *text)
 			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
 	}
 	if (wrong == NULL)
-		wrong = parse_address(address + 2, &l->addr);
+		wrong = parse_address(address + 2, &l->addr, 0);
 	if (wrong == NULL && l->proxy.sa.sa_family != AF_UNSPEC &&
 		l->proxy.sa.sa_family != l->addr.sa.sa_family)
 		wrong = "has a proxy= of the other IP version: nobody could connect";
@@ -249,10 +250,15 @@ set_route(char *path, char *text)
 	r->backend = backends;
 	while (r->backend->name != NULL && strcmp(r->backend->name, name) != 0)
 		r->backend++;
-	if (r->backend->name == NULL || (address != NULL) != (r->backend->address != NULL))
+	if (r->backend->name == NULL || (address != NULL) != (r->backend->family != 0))
 		return "needs =echo, =hub, =tcp:ADDRESS:PORT, =unix:FILE or =seqpacket:FILE";
-	if (address != NULL)
-		wrong = r->backend->address(r, address);
+	r->addr.sa.sa_family = r->backend->family;
+	if (r->backend->family == AF_INET)
+		wrong = parse_address(address, &r->addr, 1);
+	else if (address != NULL &&
+		 (*address == '\0' || memccpy(r->addr.un.sun_path, address, '\0',
+					      sizeof r->addr.un.sun_path) == NULL))
+		wrong = "needs a path of at most 107 bytes";
 	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
 		if (strncmp(part, "origin=", 7) == 0)
 			wrong = add_names(&r->origins, part + 7);
@@ -437,7 +443,7 @@ open_descriptors(void)
 	if (signal_fd < 0 || epoll_fd < 0)
 		die(1, "", "signalfd or epoll", NULL);
 	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
-		socklen_t len = sizeof l->addr; /* IPv4 needs less, and does not mind */
+		socklen_t len = sizeof l->addr.un; /* of an IP address less would do */
 
 		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

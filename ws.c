@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <string.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 enum {
@@ -428,30 +427,12 @@ hub_output(struct conn *c)
 }
 
 /*
- * tcp and unix: payload bytes to and from a stream socket, binary frames.  seqpacket: a message is a
- * packet, either way; an empty one is refused: the backend would take it for the end.  Only a clean end looks
- * clean: the client's Close is passed on as the end of input, the backend's end as Close 1000; a
- * client that vanishes resets the backend's connection, an error there is Close 1011.
+ * tcp and unix: payload bytes to and from a stream socket, binary frames.  seqpacket: a message is
+ * a packet, either way; an empty one is refused, since the backend would take it for the end.
+ * Only a clean end looks clean: the client's Close is passed on as the end of input, the backend's
+ * end as Close 1000; a client that vanishes resets the backend's connection, an error there is
+ * Close 1011.
  */
-
-static const char *
-tcp_address(struct route *r, char *text)
-{
-	union address *a = (union address *)&r->addr;
-	const char *wrong = parse_address(text, a);
-
-	return wrong == NULL && a->in.sin_port == 0 ? "needs a port" : wrong;
-}
-
-static const char *
-unix_address(struct route *r, char *text)
-{
-	struct sockaddr_un *un = (struct sockaddr_un *)&r->addr;
-	const char *end = memccpy(un->sun_path, text, '\0', sizeof un->sun_path);
-
-	un->sun_family = AF_UNIX;
-	return end != NULL && text[0] != '\0' ? NULL : "needs a path of at most 107 bytes";
-}
 
 /*
  * connect(2) again tells how the first went; a Unix socket's full backlog is tried each second.
@@ -466,14 +447,13 @@ stream_open(struct conn *c)
 	int type = r->backend->whole ? SOCK_SEQPACKET : SOCK_STREAM;
 
 	if (c->bfd < 0)
-		c->bfd = socket(r->addr.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		c->bfd = socket(r->addr.sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->bfd < 0 || (type == SOCK_SEQPACKET && setsockopt(c->bfd, SOL_SOCKET, SO_PEEK_OFF,
 							     &start, sizeof start) != 0))
 		return dead(c, strerror(errno));
 	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
-	/* the size of the largest address; the others may be longer than they are */
-	if (connect(c->bfd, (const void *)&r->addr, sizeof(struct sockaddr_un)) == 0 ||
-		errno == EISCONN)
+	/* of an IP address less would do */
+	if (connect(c->bfd, &r->addr.sa, sizeof r->addr.un) == 0 || errno == EISCONN)
 		return MORE;
 	c->bfull = errno == EINPROGRESS || errno == EALREADY;
 	return c->bfull || errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
@@ -581,11 +561,11 @@ stream_output(struct conn *c)
 }
 
 const struct backend backends[] = {
-	/* name, whole, ring, address, open, input, output */
-	{ "echo", 0, 0, NULL, NULL, echo_input, NULL },
-	{ "hub", 1, 1, NULL, NULL, hub_input, hub_output },
-	{ "tcp", 0, 0, tcp_address, stream_open, stream_input, stream_output },
-	{ "unix", 0, 0, unix_address, stream_open, stream_input, stream_output },
-	{ "seqpacket", 1, 0, unix_address, stream_open, stream_input, stream_output },
-	{ NULL, 0, 0, NULL, NULL, NULL, NULL },
+	/* name, whole, ring, family, open, input, output */
+	{ "echo", 0, 0, 0, NULL, echo_input, NULL },
+	{ "hub", 1, 1, 0, NULL, hub_input, hub_output },
+	{ "tcp", 0, 0, AF_INET, stream_open, stream_input, stream_output },
+	{ "unix", 0, 0, AF_UNIX, stream_open, stream_input, stream_output },
+	{ "seqpacket", 1, 0, AF_UNIX, stream_open, stream_input, stream_output },
+	{ NULL, 0, 0, 0, NULL, NULL, NULL },
 };

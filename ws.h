@@ -24,6 +24,7 @@
 #include <netinet/in.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #define WSSD_VERSION "0.1"
 
@@ -85,6 +86,7 @@ union address {
 	struct sockaddr sa;
 	struct sockaddr_in in;
 	struct sockaddr_in6 in6;
+	struct sockaddr_un un;
 };
 
 struct names {
@@ -105,8 +107,7 @@ struct backend { /* a function that is NULL has nothing to do */
 	const char *name;
 	uint8_t whole; /* gets only whole messages, and takes all or nothing; max-message holds */
 	uint8_t ring;  /* keeps them in the route's */
-	/* Takes the text behind "NAME:" into r; returns NULL or what is wrong with it. */
-	const char *(*address)(struct route *r, char *text);
+	sa_family_t family; /* AF_INET: "NAME:ADDRESS:PORT"; AF_UNIX: "NAME:FILE"; 0: "NAME" */
 	/* Called until it does not return WAIT: MORE when connected, DEAD with c->why. */
 	enum step (*open)(struct conn *c);
 	/*
@@ -123,12 +124,12 @@ struct route {
 	char *path;
 	const struct backend *backend;
 	struct names protocols, origins;
-	char *auth;                   /* file of credentials, or NULL */
-	struct sockaddr_storage addr; /* tcp, unix and seqpacket */
-	int text;                     /* seqpacket: packets are text */
-	long long ring;               /* bytes, as given; 0: by max-message */
-	struct hub {                  /* a hub route's ring, see ws.c */
-		unsigned char *ring;  /* size bytes */
+	char *auth;                  /* file of credentials, or NULL */
+	union address addr;          /* tcp, unix and seqpacket */
+	int text;                    /* seqpacket: packets are text */
+	long long ring;              /* bytes, as given; 0: by max-message */
+	struct hub {                 /* a hub route's ring, see ws.c */
+		unsigned char *ring; /* size bytes */
 		size_t size;
 		uint64_t head, tail; /* where the next entry goes; the oldest entry */
 		int posted;          /* an entry came in this turn: main wakes the subscribers */
@@ -246,12 +247,6 @@ const char *read_file(const char *file, char *text, size_t size);
 
 /* Where the bytes of an IPv4 or IPv6 address are; in any other union address, too. */
 void *ip_of(const union address *a);
-
-/*
- * Reads "ADDRESS:PORT", where ADDRESS is numeric IPv4, [IPv6] or localhost; text is cut up.
- * Returns NULL or what is wrong with it.
- */
-const char *parse_address(char *text, union address *addr);
 
 /* tls.c: the transport.  All take a slot that is not FREE. */
 
