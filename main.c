@@ -182,18 +182,17 @@ parse_address(char *text, union address *addr, long long least)
 	return NULL;
 }
 
-/* "ADDRESS/BITS", or an address alone. */
+/* "ADDRESS/BITS", or an address alone.  Of the other IP version nobody could connect. */
 static const char *
-parse_network(char *text, union address *addr, long long *bits)
+parse_proxy(char *text, struct listener *l)
 {
 	char *address = strsep(&text, "/");
-	int v6 = strchr(address, ':') != NULL;
 
-	*bits = v6 ? 128 : 32;
-	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
-	if (inet_pton(addr->sa.sa_family, address, ip_of(addr)) != 1)
-		return "needs proxy=ADDRESS/BITS";
-	return text != NULL ? parse_number(text, 0, *bits, bits) : NULL;
+	l->proxy.sa.sa_family = l->addr.sa.sa_family;
+	l->bits = l->addr.sa.sa_family == AF_INET6 ? 128 : 32;
+	if (inet_pton(l->proxy.sa.sa_family, address, ip_of(&l->proxy)) != 1)
+		return "needs proxy=ADDRESS/BITS, of its own IP version";
+	return text != NULL ? parse_number(text, 0, l->bits, &l->bits) : NULL;
 }
 
 static const char *
@@ -210,7 +209,7 @@ set_listen(char *text)
 {
 	struct listener *l = &cf.listener[cf.listeners];
 	char *scheme = strsep(&text, ":"), *address = strsep(&text, ","), *part;
-	const char *wrong = NULL;
+	const char *wrong;
 
 	if (cf.listeners++ == LISTENERS_MAX)
 		return "is one too many";
@@ -218,19 +217,15 @@ set_listen(char *text)
 	cf.tls |= !l->plain;
 	if ((!l->plain && strcmp(scheme, "wss") != 0) || !address || strncmp(address, "//", 2) != 0)
 		return "needs wss:// or ws:// in front";
+	wrong = parse_address(address + 2, &l->addr, 0);
 	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
 		if (strncmp(part, "proxy=", 6) == 0)
-			wrong = parse_network(part + 6, &l->proxy, &l->bits);
+			wrong = parse_proxy(part + 6, l);
 		else if (strncmp(part, "client-ca=", 10) == 0 && !l->plain)
 			l->client_ca = part + 10;
 		else
 			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
 	}
-	if (wrong == NULL)
-		wrong = parse_address(address + 2, &l->addr, 0);
-	if (wrong == NULL && l->proxy.sa.sa_family != AF_UNSPEC &&
-		l->proxy.sa.sa_family != l->addr.sa.sa_family)
-		wrong = "has a proxy= of the other IP version: nobody could connect";
 	return wrong;
 }
 
