@@ -404,14 +404,17 @@ reserve(void)
 	log_line(INFO, "reserved %llu KiB for %lld clients", total / 1024, cf.max_clients);
 }
 
-static void
-show_address(const union address *a, char *text, size_t n)
+/* The text is good until the next call. */
+static const char *
+show_address(const union address *a)
 {
+	static char text[INET6_ADDRSTRLEN + 8];
 	char ip[INET6_ADDRSTRLEN] = "";
 
 	inet_ntop(a->sa.sa_family, ip_of(a), ip, sizeof ip);
-	snprintf(text, n, a->sa.sa_family == AF_INET6 ? "[%s]:%u" : "%s:%u", ip,
+	snprintf(text, sizeof text, a->sa.sa_family == AF_INET6 ? "[%s]:%u" : "%s:%u", ip,
 		ntohs(a->in.sin_port));
+	return text;
 }
 
 static void
@@ -420,7 +423,6 @@ open_descriptors(void)
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
 	static const int on = 1, lowat = NOTSENT;
 	struct rlimit rl = { 0, 0 };
-	char url[INET6_ADDRSTRLEN + 8];
 	sigset_t set;
 
 	/* one for each client, one for its backend, and some of our own */
@@ -440,10 +442,9 @@ open_descriptors(void)
 	for (struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++) {
 		socklen_t len = sizeof l->addr.un; /* of an IP address less would do */
 
-		show_address(&l->addr, url, sizeof url);
 		l->fd = socket(l->addr.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		if (l->fd < 0)
-			die(1, "listen on ", url, NULL);
+			die(1, "listen on ", show_address(&l->addr), NULL);
 		setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 		setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on); /* IPv4 refuses it */
 		/* clients inherit these two */
@@ -451,9 +452,9 @@ open_descriptors(void)
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
 		if (bind(l->fd, &l->addr.sa, len) != 0 || listen(l->fd, SOMAXCONN) != 0 ||
 			getsockname(l->fd, &l->addr.sa, &len) != 0)
-			die(1, "listen on ", url, NULL);
-		show_address(&l->addr, url, sizeof url);
-		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://", url);
+			die(1, "listen on ", show_address(&l->addr), NULL);
+		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://",
+			show_address(&l->addr));
 	}
 }
 
@@ -483,7 +484,7 @@ put_asleep(struct conn *c)
 static void
 conn_close(struct conn *c, const char *why)
 {
-	char client[INET6_ADDRSTRLEN + 8], status[8] = "-", cn[sizeof c->cn + 8] = "";
+	char status[8] = "-", cn[sizeof c->cn + 8] = "";
 
 	count.bugs += why == NULL;
 	if (c->status != 0) /* 7.1.5: 1006 is a WebSocket that ended without a Close */
@@ -492,10 +493,10 @@ conn_close(struct conn *c, const char *why)
 		*q = '?';
 	if (c->lis->client_ca != NULL && c->state > SHAKE && !c->misplaced)
 		snprintf(cn, sizeof cn, " cn=\"%s\"", c->cn);
-	show_address(&c->addr, client, sizeof client);
-	log_line(c->local ? DEBUG : INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f%s: %s", client,
-		tls_suite(c), c->path[0] != '\0' ? c->path : "-", status, c->in, c->out,
-		(double)(now - c->start) / 1000, cn, why != NULL ? why : "bug: no reason");
+	log_line(c->local ? DEBUG : INFO, "%s %s %s %s in=%llu out=%llu secs=%.3f%s: %s",
+		show_address(&c->addr), tls_suite(c), c->path[0] != '\0' ? c->path : "-", status,
+		c->in, c->out, (double)(now - c->start) / 1000, cn,
+		why != NULL ? why : "bug: no reason");
 	ws_leave(c);
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
@@ -744,7 +745,6 @@ accept_one(const struct listener *l)
 	int proxy = l->proxy.sa.sa_family != AF_UNSPEC;
 	union address a;
 	socklen_t len = sizeof a;
-	char client[INET6_ADDRSTRLEN + 8];
 	struct conn *c = NULL;
 	int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
@@ -754,9 +754,9 @@ accept_one(const struct listener *l)
 			log_line(WARNING, "accepting pauses: %s", strerror(errno));
 		return;
 	}
-	show_address(&a, client, sizeof client);
 	if (proxy && !in_network(&a, &l->proxy, l->bits))
-		log_line(INFO, "%s - - - in=0 out=0 secs=0.000: not from the proxy", client);
+		log_line(INFO, "%s - - - in=0 out=0 secs=0.000: not from the proxy",
+			show_address(&a));
 	else if (proxy || cf.max_per_ip == 0 || held_by(&a) < cf.max_per_ip)
 		c = find_slot();
 	if (c == NULL) {
