@@ -581,8 +581,6 @@ interest(struct conn *c)
 	if (c->state == BODY || (c->got_close && !c->bye) ||
 		((c->state < OPEN || c->bye) && (events & POLLOUT) != 0))
 		events &= POLLOUT;
-	if (c->state == PROXY)
-		events = POLLIN;
 	if (c->stalled == 0 || (events & POLLOUT) == 0)
 		c->stalled = (events & POLLOUT) != 0 ? now : 0;
 	if (c->state >= OPEN && !c->bready && !c->beof && c->closing == 0)

@@ -333,8 +333,6 @@ read_stage(struct conn *c)
 	if (!c->readable)
 		return WAIT;
 	c->readable = 0;
-	if (t->from == t->to)
-		t->from = t->to = 0;
 	n = read(c->fd, c->io + IO_STAGE + t->to, STAGE - t->to);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
@@ -390,7 +388,7 @@ tls_proxy(struct conn *c)
 	n = proxy_head(c->io + IO_STAGE, t->to, &c->addr);
 	if (n < 0)
 		return dead(c, "no valid PROXY head");
-	t->from = (uint32_t)n;
+	t->from = n > 0 ? (uint32_t)n : t->to; /* what is not whole is not to be fed */
 	c->local = n > 0 && c->io[IO_STAGE + 12] == 0x20;
 	return n > 0 ? MORE : WAIT;
 }
@@ -425,8 +423,10 @@ tls_in(struct conn *c)
 	unsigned char *p;
 	size_t n;
 
-	if (t->from == t->to && (tls_events(c) & POLLIN) != 0)
+	if (t->from == t->to && (tls_events(c) & POLLIN) != 0) {
+		t->from = t->to = 0;
 		moved = read_stage(c);
+	}
 	if (!t->plain && !t->fed && t->from < t->to && isupper(c->io[IO_STAGE + t->from]))
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
 	while (!t->plain && t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
@@ -560,7 +560,7 @@ tls_bye(struct conn *c)
 	if (!t->shut && shutdown(c->fd, SHUT_WR) != 0)
 		return DEAD;
 	t->shut = 1;
-	t->from = t->to;
+	t->from = t->to = 0;
 	return read_stage(c) == DEAD ? DEAD : WAIT;
 }
 
