@@ -139,9 +139,8 @@ struct route {
 struct listener {
 	int fd, plain; /* plain: ws:// */
 	union address addr;
-	char *client_ca; /* file, or NULL */
-	union address
-		proxy; /* whose PROXY heads count, its first `bits` bits; AF_UNSPEC: no heads */
+	char *client_ca;     /* file, or NULL */
+	union address proxy; /* whose heads count, by its first `bits` bits; AF_UNSPEC: none */
 	long long bits;
 };
 
