@@ -384,7 +384,6 @@ authorized(const char *file, const unsigned char *b, struct head *h)
 		return 1;
 	if (same(b, a->value, scheme, "Basic") && known(file, b, from, a->value_end, 1)) {
 		h->basic = (uint16_t)from;
-		h->basic_end = a->value_end;
 		return 1;
 	}
 	for (from = k->value; from < k->value_end; from = to + 1) {
@@ -531,7 +530,7 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 		snprintf(cookie, sizeof cookie,
 			"Set-Cookie: __Host-wssd=%.*s; Path=/; Secure; HttpOnly; "
 			"SameSite=Strict\r\n",
-			h->basic_end - h->basic, (const char *)b + h->basic);
+			h->last[AUTHORIZATION].value_end - h->basic, (const char *)b + h->basic);
 	snprintf(fields, sizeof fields, "ETag: %s\r\n%s", tag + 2, cookie);
 	/* RFC 9110 13.1.2: compared as weak ones */
 	if (says(b, h, IF_NONE_MATCH, tag) || says(b, h, IF_NONE_MATCH, tag + 2) ||

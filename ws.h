@@ -330,7 +330,7 @@ struct head {                    /* offsets into the head: [from, to) */
 	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */
 	uint16_t port;           /* where its port begins, with the colon; host_end: it has none */
 	uint16_t path, path_end; /* percent-decoded in place and terminated; without the query */
-	uint16_t basic, basic_end; /* the base64 of Basic, if it was accepted */
+	uint16_t basic;          /* where the base64 of Basic begins, if it was accepted; 0: no */
 	unsigned fields;
 	struct field {
 		uint16_t name, name_end, value, value_end, known;
