@@ -560,6 +560,8 @@ conn_step(struct conn *c)
 			conn_close(c, c->why);
 		if (s == DEAD || (s == WAIT && in == WAIT))
 			return;
+		if (c->state == SHAKE)
+			break; /* one step a turn: others are served meanwhile */
 	}
 	c->again = 1; /* lost wake-up 1 */
 }

@@ -16,6 +16,8 @@
  *   asks.  The engine asks only once all plaintext is eaten, so POLLIN is wanted only then.
  * - While the handshake runs nothing is fed before what the engine has to say went out: a client
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
+ *   And it is fed in small pieces, one a turn: each may finish a certificate, whose signature is
+ *   verified before it is known that no CA of ours stands at the end of a client's chain.
  * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was used further than c->moved, the bytes read and written since the last rest; a
@@ -46,7 +48,8 @@ struct tls {
 	 * have still to be written.
 	 */
 	uint32_t from, to, sent, out;
-	uint8_t plain, fed, ready, shut;
+	uint64_t fed; /* bytes */
+	uint8_t plain, ready, shut;
 	br_name_element cn;
 };
 
@@ -306,7 +309,7 @@ tls_open(struct conn *c)
 	if (cas > 0) { /* and no cache: a resumed session would have no certificate */
 		br_x509_minimal_init(xc, &br_sha256_vtable, ca, cas);
 		br_x509_minimal_set_rsa(xc, eng->irsavrfy);
-		br_x509_minimal_set_ecdsa(xc, br_ec_get_default(), eng->iecdsa);
+		br_x509_minimal_set_ecdsa(xc, &curves[1], eng->iecdsa);
 		xc->mhash = eng->mhash;
 		br_ssl_engine_set_x509(eng, &xc->vtable);
 		br_ssl_server_set_trust_anchor_names_alt(&t->sc, ca, cas);
@@ -433,13 +436,17 @@ tls_in(struct conn *c)
 		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
 		if (n > t->to - t->from)
 			n = t->to - t->from;
+		if (!t->ready && n > SHAKE_STEP)
+			n = SHAKE_STEP;
 		memcpy(p, c->io + IO_STAGE + t->from, n);
 		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;
-		t->fed = 1;
+		t->fed += n;
 		moved = MORE;
+		if (!t->ready)
+			break;
 	}
-	return moved;
+	return t->ready || t->fed <= SHAKE_MAX ? moved : dead(c, "handshake too long");
 }
 
 enum step

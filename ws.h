@@ -36,9 +36,11 @@ enum limit {
 	TLS_IN = 16384 + 325, /* 325 = 5 header + 16 IV + 48 MAC + 256 padding */
 	TLS_OUT = 16384 + 85, /* 85 = 5 header + 16 IV + 48 MAC + 16 padding */
 	STAGE = 32768,        /* what one read(2) may bring */
-	X509_ROOM = 4096,     /* the validation of a client certificate */
-	PROXY_MAX = 2048,     /* a PROXY protocol head: 16, 36 of addresses, the rest in TLVs */
-	BASIC_MAX = 256,      /* a credential of Basic, in base64 */
+	SHAKE_STEP = 512,  /* bytes that a handshake is fed a turn; some certificates have less */
+	SHAKE_MAX = 16384, /* and in all: five certificates of RSA-4096 need about 8,000 */
+	X509_ROOM = 4096,  /* the validation of a client certificate */
+	PROXY_MAX = 2048,  /* a PROXY protocol head: 16, 36 of addresses, the rest in TLVs */
+	BASIC_MAX = 256,   /* a credential of Basic, in base64 */
 	CREDENTIALS_MAX = 1024,
 	FRAME_MAX = 14,    /* a frame header (RFC 6455 5.2): 2 + 8 length + 4 masking key */
 	CONTROL_MAX = 125, /* payload of a control frame (RFC 6455 5.5) */
