@@ -548,7 +548,8 @@ conn_step(struct conn *c)
 	c->stepped = now;
 	c->again = 0;
 	for (int round = 0; round < ROUNDS; round++) {
-		int deaf = c->state == PROXY || c->state == BODY || c->got_close || c->bye;
+		int fed = c->state == SHAKE && round > 0; /* once a turn, others are served then */
+		int deaf = c->state == PROXY || c->state == BODY || c->got_close || c->bye || fed;
 		enum step in = deaf ? WAIT : tls_in(c), s = in;
 
 		c->full = 0;
@@ -556,12 +557,14 @@ conn_step(struct conn *c)
 			s = state_step(c);
 		if (s == WAIT && in == WAIT && c->full)
 			s = tls_out(c); /* what fills the window may go now */
-		if (s == DEAD)
+		if (s == DEAD) {
 			conn_close(c, c->why);
-		if (s == DEAD || (s == WAIT && in == WAIT))
 			return;
-		if (c->state == SHAKE)
-			break; /* one step a turn: others are served meanwhile */
+		}
+		if (s == WAIT && in == WAIT) {
+			c->again = (uint8_t)fed;
+			return;
+		}
 	}
 	c->again = 1; /* lost wake-up 1 */
 }
