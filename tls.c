@@ -16,7 +16,7 @@
  *   asks.  The engine asks only once all plaintext is eaten, so POLLIN is wanted only then.
  * - While the handshake runs nothing is fed before what the engine has to say went out: a client
  *   may send data right behind its Finished (RFC 7918), which the engine takes only after its own.
- *   And it is fed in small pieces, one a turn: each may finish a certificate, whose signature is
+ *   And it is fed SHAKE_STEP bytes a turn: they may finish a certificate, whose signature is
  *   verified before it is known that no CA of ours stands at the end of a client's chain.
  * - Template, chain, key and CAs live in one of two banks; a reload fills the spare one and then
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
@@ -424,7 +424,7 @@ tls_in(struct conn *c)
 	struct tls *t = c->tls;
 	enum step moved = WAIT;
 	unsigned char *p;
-	size_t n;
+	size_t n, end;
 
 	if (t->from == t->to && (tls_events(c) & POLLIN) != 0) {
 		t->from = t->to = 0;
@@ -432,19 +432,16 @@ tls_in(struct conn *c)
 	}
 	if (!t->plain && !t->fed && t->from < t->to && isupper(c->io[IO_STAGE + t->from]))
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
-	while (!t->plain && t->from < t->to && (t->ready || pending(c, &n) == NULL) &&
+	end = t->ready || t->to - t->from < SHAKE_STEP ? t->to : t->from + SHAKE_STEP;
+	while (!t->plain && t->from < end && (t->ready || pending(c, &n) == NULL) &&
 		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
-		if (n > t->to - t->from)
-			n = t->to - t->from;
-		if (!t->ready && n > SHAKE_STEP)
-			n = SHAKE_STEP;
+		if (n > end - t->from)
+			n = end - t->from;
 		memcpy(p, c->io + IO_STAGE + t->from, n);
 		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;
 		t->fed += n;
 		moved = MORE;
-		if (!t->ready)
-			break;
 	}
 	return t->ready || t->fed <= SHAKE_MAX ? moved : dead(c, "handshake too long");
 }

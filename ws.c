@@ -543,6 +543,7 @@ stream_output(struct conn *c)
 		last = n <= (ssize_t)room;
 		c->bready = packets ? n > 0 : n == (ssize_t)room; /* else no more for now */
 		c->beof = n == 0;
+		c->moved += n > 0 ? (size_t)n : 0; /* even if it is not sent on */
 		if (!stream_lost(c, n) && c->beof && !c->got_close)
 			ws_close(c, 1000, "backend ended");
 		if (packets && !c->parted && n > cf.max_message)

@@ -1,7 +1,10 @@
 """What a stranger may cost others before he has shown who he is: a chain of certificates without an end, at a listener that
-asks for one. Each signature in it is verified before it turns out that no authority of ours stands behind."""
+asks for one (each signature in it is verified before it turns out that no authority of ours stands behind), and a ClientHello
+in records of one byte."""
 import datetime
+import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -70,3 +73,39 @@ def test_endless_chain(wssd, tmp_path, curve, count):
         t.join(10 * SLOW)
     assert s.cpu() - before < 0.4 * SLOW
     assert max(waits) < 0.5 * SLOW
+
+
+def crumbs():
+    """A ClientHello of some 3,000 bytes (RFC 7685 pads it) in records of one byte each, but for its end."""
+    out = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        wsraw.client_context().wrap_bio(ssl.MemoryBIO(), out).do_handshake()
+    body = bytearray(out.read()[9:])
+    at = 2 + 32
+    at += 1 + body[at]
+    at += 2 + struct.unpack_from(">H", body, at)[0]
+    at += 1 + body[at]
+    padding = struct.pack(">HH", 21, 3000) + bytes(3000)
+    struct.pack_into(">H", body, at, struct.unpack_from(">H", body, at)[0] + len(padding))
+    message = b"\1" + struct.pack(">I", len(body) + len(padding))[1:] + bytes(body) + padding
+    return b"".join(b"\x16\3\3\0\1" + message[i:i + 1] for i in range(2700))
+
+
+@pytest.mark.plain
+def test_handshakes_in_crumbs(wssd):
+    """Thirty of them cost little, and a newcomer does not wait behind them for long."""
+    s, data = wssd("--max-per-ip", "0"), crumbs()
+    before = s.cpu()
+    strangers = [socket.create_connection(("127.0.0.1", s.port)) for _ in range(30)]
+    try:
+        s.wait_counters(clients=30)
+        for stranger in strangers:
+            stranger.sendall(data)
+        with s.open("/echo") as c:
+            c.send_text("served?")
+            c.expect_text("served?")
+            c.close_handshake()
+        assert s.cpu() - before < 0.25
+    finally:
+        for stranger in strangers:
+            stranger.close()
