@@ -562,7 +562,7 @@ conn_step(struct conn *c)
 			return;
 		}
 		if (s == WAIT && in == WAIT) {
-			c->again = (uint8_t)fed;
+			c->again |= (uint8_t)fed;
 			return;
 		}
 	}
@@ -752,9 +752,10 @@ accept_one(const struct listener *l)
 	int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	if (fd < 0) {
-		paused = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-		if (paused)
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
 			log_line(WARNING, "accepting pauses: %s", strerror(errno));
+			paused = 1;
+		}
 		return;
 	}
 	if (proxy && !in_network(&a, &l->proxy, l->bits))
