@@ -6,7 +6,8 @@
  * What always holds:
  * - A head is complete before any of it is interpreted, at most HEAD_MAX bytes.  No body is ever
  *   read: a request that announces one is refused, so that nothing can be smuggled behind it.
- * - What decides who may do what (Host, Origin, the key) stands in a head once, or it is refused.
+ * - What decides who may do what (Host, Origin, Authorization, Cookie, the key) stands in a head
+ *   once, or it is refused.
  * - http_scan and http_parse are pure: bytes in, offsets out.
  * - Nothing is started before a whole REPLY_MAX fits in the send window.  Each answer, 101 and 200
  *   too, is written by reply(); without a Date, since the clock of a gateway may be wrong or not
@@ -453,6 +454,7 @@ upgrade(struct conn *c, struct route *r, unsigned char *b, const struct head *h)
 		accept, *protocol != '\0' ? "\r\nSec-WebSocket-Protocol: " : "", protocol);
 	c->route = r;
 	c->deadline = now + cf.timeout;
+	c->status = 0; /* of the request before */
 	c->state = CONNECT;
 	return MORE;
 }

@@ -1,7 +1,7 @@
 /*
  * The frame: options and configuration, listeners, slots, the poll loop, deadlines, signals, log.
- * This file owns every slot from accept to wipe; it never looks at a byte that a client sent and
- * calls no function of BearSSL.
+ * This file owns every slot from accept to wipe; it never looks at a byte that a client sent, but
+ * for the name in its certificate, and calls no function of BearSSL.
  *
  * What always holds:
  * - All memory is reserved before the loop begins, by max-clients, in one mmap(2).
@@ -501,8 +501,8 @@ conn_close(struct conn *c, const char *why)
 	close(c->fd);
 	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
 	tls_wipe(c);
-	wake(c);
-	put_asleep(c);
+	if (!c->asleep)
+		put_asleep(c);
 	paused = 0;
 	clients--;
 	c->fd = -1;
@@ -667,7 +667,7 @@ look_at(struct conn *c)
 	} else if (c->stalled != 0 && now - c->stalled >= cf.timeout) {
 		conn_close(c, "client takes no output");
 	} else if (c->state == CONNECT || (c->state == DRAIN && c->got_close && c->closing == 0)) {
-		conn_step(c); /* which looks at the clock itself */
+		wake(c); /* its step looks at the clock itself */
 	} else if (now >= c->deadline && c->state == HEAD && c->status != 0) {
 		wake(c); /* a clean end, as behind a reply that is the last */
 		c->state = BODY;
@@ -703,7 +703,7 @@ sweep(void)
 		}
 	}
 	if (count.refused != old.refused || count.denied != old.denied)
-		log_line(WARNING, "refused %llu: max-clients, max-per-ip; %llu: credentials",
+		log_line(WARNING, "refused %llu: max-clients, max-per-ip, proxy; %llu: credentials",
 			count.refused - old.refused, count.denied - old.denied);
 	old = count;
 	paused = 0;

@@ -1,8 +1,9 @@
 /*
  * The transport of a connection: a BearSSL engine between the client's descriptor and two windows
  * of plaintext, or the plain twin of ws:// listeners with the same windows.  This file owns the
- * client's descriptor for reading and writing, the engine, the chain, the key, the client CAs and
- * the session caches.  It never looks at plaintext and knows no states but those of the engine.
+ * client's descriptor for reading and writing, the engine, the chain, the key, the client CAs, the
+ * session caches, and the PROXY protocol's head, which stands in front of all that.  It never looks
+ * at plaintext, but for one letter, and knows no states but those of the engine.
  *
  * What always holds:
  * - A connection's engine is a copy of the bank's template, which was reset once and so is marked
@@ -97,7 +98,7 @@ const size_t tls_size = (sizeof(struct tls) + 15) & ~(size_t)15;
 enum step
 dead(struct conn *c, const char *why)
 {
-	if (!c->bye) /* else the reason is known, and an engine or client that ends is no news */
+	if (!c->bye && c->closing == 0) /* else it is known, and that the client ends is no news */
 		c->why = why;
 	return DEAD;
 }

@@ -340,9 +340,10 @@ ws_leave(struct conn *c)
 
 /*
  * Backends.  To add one: write the functions that struct backend in ws.h names and add them to
- * backends[] below.  `input` gets payload as it arrives, unmasked, in the receive window, and takes
- * what it can pass on at once; `output` is called whenever there may be room and puts whole frames
- * into the send window.  Neither may wait.  A descriptor, always a socket, goes into c->bfd: it is
+ * backends[] below.  `input` gets payload as it arrives, unmasked, in the receive window, and
+ * takes what it can pass on at once; if it is `whole`, it gets messages, perhaps in IO_TEXT, and
+ * takes all or nothing.  `output` is called whenever there may be room and puts whole frames into
+ * the send window.  Neither may wait.  A descriptor, always a socket, goes into c->bfd: it is
  * polled for input until c->bready says that there is some, and for output while c->bfull, told
  * when the client's Close came, and closed when the connection ends.
  *

@@ -3,7 +3,7 @@
  * and state, and every function that one file offers to another, in reading order.  No logic.
  *
  *   FREE -accept-> SHAKE -plaintext possible-> HEAD -> CONNECT -101-> OPEN -Close-> DRAIN -> FREE
- *        +- PROXY -^                             +- 200 -> BODY -> HEAD (keep-alive) or DRAIN
+ *        +- PROXY -^                             +- reply -> BODY -> HEAD (keep-alive) or DRAIN
  *   any state: deadline, alert, error -> conn_close(c, "why"): one log line, slot wiped
  *
  *           main.c              tls.c                    http.c / ws.c             backend
@@ -70,7 +70,7 @@ enum state {
 	SHAKE,   /* TLS handshake */
 	HEAD,    /* waiting for, or reading, a request head */
 	CONNECT, /* the upgrade is granted as soon as the backend is connected */
-	BODY,    /* a file goes out */
+	BODY,    /* a reply goes out, perhaps with a file */
 	OPEN,    /* WebSocket data frames may go both ways */
 	DRAIN    /* a Close was sent or received, or the last reply is in the window */
 };
@@ -114,8 +114,8 @@ struct backend { /* a function that is NULL has nothing to do */
 	enum step (*open)(struct conn *c);
 	/*
 	 * Takes payload of the current message, n bytes at p; returns how many bytes it could pass
-	 * on, or -1 when not even an empty end of message.  Sets c->full or c->bfull when it took
-	 * less than all.
+	 * on, or -1 when not even an empty end of message.  Sets what ends the wait when it took
+	 * less than all: c->full, c->bfull, or c->bready and c->again.
 	 */
 	ssize_t (*input)(struct conn *c, const unsigned char *p, size_t n);
 	/* Called when the send window may have room: fills it with what there is for the client. */
@@ -258,7 +258,7 @@ extern const size_t tls_size;
  * Loads certificate chain, key and client CAs (names in cf), if there is a wss:// listener, into
  * the spare bank, makes the template of all engines there and makes the bank current (cf.bank).
  * Returns NULL, or one sentence that says why not, and then everything is as it was.  No TLS
- * connection may be in SHAKE.
+ * connection may be in PROXY or SHAKE.
  */
 const char *tls_load(void);
 
@@ -317,7 +317,7 @@ void tls_wipe(struct conn *c);
 /* The cipher suite's name as OpenSSL writes it, "plain", or "-" while there is none. */
 const char *tls_suite(const struct conn *c);
 
-/* Returns DEAD, and sets c->why, which is known already when c->bye. */
+/* Returns DEAD, and sets c->why, which is known already once the end has begun. */
 enum step dead(struct conn *c, const char *why);
 
 /* http.c: requests (RFC 9110, 9112), the upgrade (RFC 6455 4.2), files. */
