@@ -796,7 +796,7 @@ def test_denied_is_counted(wssd, files):
     assert s.counters()["denied"] == 7 and s.counters()["refused"] == 0
 
     def warned():
-        return [int(m.group(1)) for m in (re.search(r"refused 0: max-clients, max-per-ip; (\d+): credentials$", line)
+        return [int(m.group(1)) for m in (re.search(r"refused 0: max-clients, max-per-ip, proxy; (\d+): credentials$", line)
                                           for line in s.lines()) if m]
 
     s.wait_log(r"refused 0: .*; \d+: credentials$", timeout=4)
