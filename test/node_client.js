@@ -6,7 +6,8 @@ const readline = require('readline');
 const WebSocket = require('ws');
 
 const [scenario, url, ca] = process.argv.slice(2);
-const options = { ca: fs.readFileSync(ca), handshakeTimeout: 10000 };
+// family: localhost may be ::1 first, where nobody listens
+const options = { ca: fs.readFileSync(ca), handshakeTimeout: 10000, family: 4 };
 const said = { events: [] };
 
 function done(extra) {

@@ -923,7 +923,7 @@ def test_line_of_a_connection(hasty, tls):
     assert (address, int(port), path, status) == ("127.0.0.1", c.local[1], "/echo", "1000")
     assert suite.startswith("ECDHE-ECDSA-") if tls else suite == "plain"
     assert (int(n_in), int(n_out)) == (len(sent), len(got))
-    assert 0.25 <= float(secs) <= time.monotonic() - start + 0.002
+    assert 0.24 <= float(secs) <= time.monotonic() - start + 0.002  # from accept(2) on, in milliseconds
     assert "secret" not in m.group(0)
 
 
