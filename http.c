@@ -370,7 +370,10 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 	return (int)found;
 }
 
-/* RFC 9110 11.6.2, RFC 6750 2.1, RFC 7617 2; or the cookie that the answer to Basic has set. */
+/*
+ * RFC 9110 11.6.2, RFC 6750 2.1, RFC 7617 2; or the cookie that the answer to Basic has set, of
+ * which browsers send one: the first counts.
+ */
 static int
 authorized(const char *file, const unsigned char *b, struct head *h)
 {
@@ -392,8 +395,7 @@ authorized(const char *file, const unsigned char *b, struct head *h)
 		to = to < k->value_end ? to : k->value_end;
 		from = span(b, from, to, " ");
 		if (to - from >= sizeof name - 1 && memcmp(b + from, name, sizeof name - 1) == 0)
-			return known(
-				file, b, from + sizeof name - 1, to, 1); /* browsers send one */
+			return known(file, b, from + sizeof name - 1, to, 1);
 	}
 	return 0;
 }
