@@ -16,12 +16,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import logs  # noqa: E402
 import wsraw  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -89,7 +89,7 @@ def certs(tmp_path_factory):
 LIBC = ctypes.CDLL(None)
 
 
-class Server:
+class Server(logs.Logged):
     """A running wssd. ports, urls: one for each listener in order; port: the first; tls_port, plain_port: the first of
     that kind or None; pid; log: the lines so far."""
 
@@ -100,7 +100,6 @@ class Server:
 
     def start(self):
         self.ended = False  # the test ended it, on purpose
-        self.log, self.cond, self.mark, self.eof = [], threading.Condition(), 0, False
         env = dict(os.environ)
         env.pop("JOURNAL_STREAM", None)
         env.setdefault("ASAN_OPTIONS", "abort_on_error=0:exitcode=99")
@@ -109,8 +108,7 @@ class Server:
         self.proc = subprocess.Popen(self.wrap + [WSSD] + self.args, stdin=subprocess.DEVNULL, env=env, cwd=self.cwd,
                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=self._child)
         self.pid = self.proc.pid
-        self.thread = threading.Thread(target=self._collect, daemon=True)
-        self.thread.start()
+        self.follow(self.proc.stderr)
         try:
             self.urls = []
             pattern = re.compile(r"listening on (wss?://\S+)$")
@@ -140,45 +138,10 @@ class Server:
         if self.preexec:
             self.preexec()
 
-    def _collect(self):
-        for line in self.proc.stderr:
-            with self.cond:
-                self.log.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
-                self.cond.notify_all()
-        with self.cond:
-            self.eof = True
-            self.cond.notify_all()
-
     # ---- looking at it
 
     def alive(self):
         return self.proc.poll() is None
-
-    def lines(self, since=None):
-        """The log since the current test began (or from line number since)."""
-        with self.cond:
-            return self.log[self.mark if since is None else since:]
-
-    def here(self):
-        """A position in the log, for since=."""
-        with self.cond:
-            return len(self.log)
-
-    def wait_log(self, regex, timeout=5.0, since=None):
-        """Waits for a line that matches (searched from the start of the test); returns the match."""
-        i = self.mark if since is None else since
-        pattern, end = re.compile(regex), time.monotonic() + timeout * SLOW
-        with self.cond:
-            while True:
-                while i < len(self.log):
-                    m = pattern.search(self.log[i])
-                    if m:
-                        return m
-                    i += 1
-                left = end - time.monotonic()
-                if left <= 0 or self.eof:
-                    raise AssertionError("no log line matches %r:\n%s" % (regex, "\n".join(self.log[-30:])))
-                self.cond.wait(left)
 
     def counters(self, timeout=5.0):
         """SIGUSR1, and the counters that it logs, as numbers."""

@@ -47,10 +47,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 
-SLOW = float(os.environ.get("WSSD_SLOW", "1"))
+import logs
+
+SLOW = logs.SLOW
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WSSD = os.path.abspath(os.environ.get("WSSD", os.path.join(TOP, "wssd")))
 SELFSIGN = os.path.join(TOP, "wssd-selfsign")
@@ -353,15 +354,13 @@ class Box:
         return "\n".join(line for job in self.jobs for line in job.lines()[-20:])
 
 
-class Job:
+class Job(logs.Logged):
     """Commands that run in a box."""
 
     def __init__(self, words, env):
-        self.log, self.cond, self.eof = [], threading.Condition(), False
         self.proc = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                      env=env, start_new_session=True, preexec_fn=die_with_parent)
-        self.thread = threading.Thread(target=self.collect, daemon=True)
-        self.thread.start()
+        self.follow(self.proc.stdout)
         self.group = until(self.leader, 10, "the commands did not start")
 
     def leader(self):
@@ -373,39 +372,6 @@ class Job:
                         return pid
         with open("/proc/%d/stat" % self.proc.pid) as f:
             return -1 if f.read().rpartition(")")[2].split()[0] == "Z" else None
-
-    def collect(self):
-        for line in self.proc.stdout:
-            with self.cond:
-                self.log.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
-                self.cond.notify_all()
-        with self.cond:
-            self.eof = True
-            self.cond.notify_all()
-
-    def lines(self, since=0):
-        with self.cond:
-            return self.log[since:]
-
-    def here(self):
-        """A position in the log, for since=."""
-        with self.cond:
-            return len(self.log)
-
-    def wait_log(self, regex, timeout=10, since=0):
-        """Waits for a line that matches."""
-        pattern, end, i = re.compile(regex), time.monotonic() + timeout * SLOW, since
-        with self.cond:
-            while True:
-                while i < len(self.log):
-                    m = pattern.search(self.log[i])
-                    if m:
-                        return m
-                    i += 1
-                left = end - time.monotonic()
-                if left <= 0 or self.eof:
-                    raise AssertionError("no line matches %r:\n%s" % (regex, "\n".join(self.log[-30:])))
-                self.cond.wait(left)
 
     def alive(self):
         return self.proc.poll() is None

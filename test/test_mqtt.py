@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -29,6 +28,7 @@ import time
 import paho.mqtt.client as paho
 import pytest
 
+import logs
 import pki as pki_module
 import recipes
 import wsraw
@@ -61,7 +61,7 @@ MQTT_JS_SHA512 = "G0VsEtuJz5sJUgZJaaADMVfW7SIFPzkIuHR+d6rk+tBeSwdCfd9BaIRycRfd2A
 # ---------------------------------------------------------------------------------------------- the broker
 
 
-class Broker:
+class Broker(logs.Logged):
     """A mosquitto on loopback."""
 
     def __init__(self, directory):
@@ -72,44 +72,14 @@ class Broker:
                 self.port = s.getsockname()[1]
             with open(conf, "w") as f:
                 f.write(CONF % self.port)
-            self.log, self.cond, self.eof = [], threading.Condition(), False
-            self.proc = subprocess.Popen(["/usr/sbin/mosquitto", "-c", conf], stdin=subprocess.DEVNULL, encoding="utf-8",
+            self.proc = subprocess.Popen(["/usr/sbin/mosquitto", "-c", conf], stdin=subprocess.DEVNULL,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                          preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG
-            self.thread = threading.Thread(target=self.collect, daemon=True)
-            self.thread.start()
+            self.follow(self.proc.stderr)
             if self.wait_log(r"^mosquitto version \S+ (running)|Address already in use").group(1):
                 return
             self.stop()  # somebody was faster
         raise AssertionError("no port for mosquitto")
-
-    def collect(self):
-        for line in self.proc.stderr:
-            with self.cond:
-                self.log.append(line.rstrip())
-                self.cond.notify_all()
-        with self.cond:
-            self.eof = True
-            self.cond.notify_all()
-
-    def here(self):
-        with self.cond:
-            return len(self.log)
-
-    def wait_log(self, regex, timeout=10, since=0):
-        """Waits for a line that matches; returns the match."""
-        pattern, end, i = re.compile(regex), time.monotonic() + timeout * SLOW, since
-        with self.cond:
-            while True:
-                while i < len(self.log):
-                    m = pattern.search(self.log[i])
-                    if m:
-                        return m
-                    i += 1
-                left = end - time.monotonic()
-                if left <= 0 or self.eof:
-                    raise AssertionError("the broker does not say %r:\n%s" % (regex, "\n".join(self.log[-30:])))
-                self.cond.wait(left)
 
     def stop(self):
         self.proc.terminate()
