@@ -1132,3 +1132,18 @@ def test_a_foreign_origin_is_told_what_would_allow_it(wssd, attribute, option):
         c.send(wsraw.upgrade_head("/x", c.host, changes={"Origin": "https://theirs.example"}))
         assert c.reply().status == 403
     s.wait_log(r": foreign Origin: %shttps://theirs\.example would allow it$" % option)
+
+
+def test_how_credentials_and_authorities_count(wssd, certs, tmp_path):
+    """As the README says: a file counts once for each that names it; 1,024 lines, and 72 certificates with our own."""
+    people, cas = tmp_path / "people", tmp_path / "cas.pem"
+    with open(certs.cert) as f:
+        ca = f.read()
+    for lines, status in ((512, 0), (513, 1)):
+        people.write_text("".join("%064x\n" % i for i in range(lines)))
+        r = wssd.run("--check", "--auth", people, "/a=echo,auth=%s" % people)
+        assert r.returncode == status and (status == 0 or "%s:512: one too many" % people in r.stderr), r.stderr
+    for count, listeners, status in ((71, 1, 0), (72, 1, 1), (35, 2, 0), (36, 2, 1)):
+        cas.write_text(ca * count)
+        r = wssd.run("--check", "--client-ca", cas, listen=["wss://127.0.0.1:0"] * listeners)
+        assert r.returncode == status and (status == 0 or "one too many" in r.stderr), (count, listeners, r.stderr)
