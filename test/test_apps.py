@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import random
+import select
+import socket
 
 import pytest
 
@@ -121,6 +123,22 @@ def test_one_that_does_not_read_stops_nobody(app):
     assert data[:2] == b"\x03\xe8"
     a.put({"set": "level", "to": 0})
     assert Bus().state["level"] == 0
+
+
+def test_wssd_leaves_with_something_unread(application):
+    """As it does when a client vanishes while the program talks: no more than an end to it, and the others go on."""
+    box, job = application
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.connect(box.path("/run/bus.sock"))
+            s.send(json.dumps({"id": 1, "set": "level", "to": 1}).encode())
+            select.select([s], [], [], 5)  # the state is there, and stays unread
+    with box.net():
+        b = Bus()
+        b.put({"id": 2, "set": "lamp", "to": False})
+        while b.get() != {"id": 2, "ok": True}:
+            pass
+    assert job.alive() and not [line for line in job.lines() if "Traceback" in line]
 
 
 def test_program_is_started_again():
