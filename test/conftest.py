@@ -201,18 +201,19 @@ class Server(logs.Logged):
         self.signal(signal.SIGHUP)
 
     def wait(self, timeout=5.0):
+        """The exit status, once the process has ended and all that it said is in the log."""
         try:
-            return self.proc.wait(timeout * SLOW)
+            status = self.proc.wait(timeout * SLOW)
         except subprocess.TimeoutExpired:
             raise AssertionError("wssd did not end within %.1f s" % (timeout * SLOW))
+        self.thread.join(5 * SLOW)
+        return status
 
     def term(self, timeout=5.0):
         """SIGTERM; the exit status."""
         self.ended = True
         self.signal(signal.SIGTERM)
-        status = self.wait(timeout)
-        self.thread.join(5)
-        return status
+        return self.wait(timeout)
 
     def kill(self):
         self.ended = True
