@@ -70,6 +70,15 @@ deep:
 	@$(MAKE) all build/san/wssd
 	@JOBS=$(JOBS) PYTHON=$(PYTHON) sh test/deep.sh
 
+# The proofs of the parsers, and that each of them can fail.
+prove:
+	@sh test/install run deep
+	$(PYTHON) test/prove/prove.py
+
+prove-mutants:
+	@sh test/install run deep
+	$(PYTHON) test/prove/prove.py --mutants
+
 audit:
 	$(PYTHON) test/audit.py
 
@@ -83,7 +92,8 @@ help:
 	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX)'
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
+	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep audit clean help
+.PHONY: all install run test deep prove prove-mutants audit clean help

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
-# UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote.
+# UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
+# proofs.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -19,5 +20,9 @@ echo "== conformance under valgrind"
 WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
 	test/test_conformance.py test/test_http.py || status=1
+
+echo "== proofs"
+$python test/prove/prove.py || status=1
+$python test/prove/prove.py --mutants --sample 12 || status=1
 
 exit $status
