@@ -22,6 +22,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wmissing-prototypes -Wvla
 OWN  = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 $(WARN) $(INC)
 OBJ  = main.o tls.o http.o ws.o
 SAN  = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+COV  = -g -O0 --coverage -fprofile-abs-path
 
 INC != test -z "$(BEARSSL)" || echo "-isystem $(BEARSSL)/inc -isystem $(BEARSSL)/include"
 LIB != if test -z "$(BEARSSL)"; then echo -lbearssl; \
@@ -48,6 +49,11 @@ wssd-selfsign: dist/selfsign.c Makefile
 build/san/wssd: $(OBJ:.o=.c) ws.h Makefile
 	mkdir -p build/san
 	$(CC) $(OWN) $(SAN) -o $@ $(OBJ:.o=.c) $(LIB)
+
+# For `make coverage`: the same with counters, each condition a branch of its own.
+build/cov/wssd: $(OBJ:.o=.c) ws.h Makefile
+	mkdir -p build/cov
+	$(CC) $(OWN) $(COV) -o $@ $(OBJ:.o=.c) $(LIB)
 
 install: all
 	mkdir -p $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/wssd
@@ -79,6 +85,11 @@ prove-mutants:
 	@sh test/install run deep
 	$(PYTHON) test/prove/prove.py --mutants
 
+coverage:
+	@sh test/install run test deep
+	@$(MAKE) build/cov/wssd
+	$(PYTHON) test/coverage.py --jobs $(JOBS)
+
 audit:
 	$(PYTHON) test/audit.py
 
@@ -93,7 +104,8 @@ help:
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
+	@echo 'make coverage each line and each branch, by gcovr; build/coverage'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep prove prove-mutants audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants audit clean help

@@ -8,6 +8,7 @@ import pytest
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UNIT = os.path.join(TOP, "test", "unit")
+SOURCES = ["main.c", "tls.c", "http.c", "ws.c"]
 CC = ["gcc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 pytestmark = pytest.mark.xdist_group("unit")  # one worker builds for all
@@ -21,23 +22,32 @@ def cases():
                 yield file[:-2], name
 
 
+def build(name, directory, flags):
+    """The program, linked with cmocka and those of the sources that it does not include itself (main is put aside); a
+    function __wrap_NAME in it takes the place of NAME in all of them."""
+    with open(os.path.join(UNIT, name + ".c")) as f:
+        text = f.read()
+    own = re.findall(r'^#include "../../(\w+\.c)"', text, re.M)
+    wraps = sorted(set(re.findall(r"^__wrap_(\w+)\(", text, re.M)))
+    os.makedirs(directory, exist_ok=True)
+    objects = []
+    for source in [s for s in SOURCES if s not in own] + [os.path.join(UNIT, name + ".c")]:
+        objects.append(os.path.join(directory, os.path.basename(source) + ".o"))
+        rename = ["-Dmain=wssd_main"] if source == "main.c" else []
+        subprocess.run(CC + list(flags) + rename + ["-c", source, "-o", objects[-1]], cwd=TOP, check=True)
+    program = os.path.join(directory, name)
+    subprocess.run(CC + list(flags) + objects + ["-Wl,--wrap=" + w for w in wraps] +
+                   ["-o", program, "-lcmocka", "-lbearssl"], cwd=TOP, check=True)
+    return program
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """Programs, linked with the sources (whose main is put aside) and cmocka, with these flags."""
     done = {}
 
     def get(name, *flags):
         if (name, flags) not in done:
-            d = tmp_path_factory.mktemp("unit")
-            objects = []
-            for source in ("main.c", "tls.c", "http.c", "ws.c"):
-                objects.append(str(d / (source + ".o")))
-                rename = ["-Dmain=wssd_main"] if source == "main.c" else []
-                subprocess.run(CC + list(flags) + rename + ["-c", source, "-o", objects[-1]], cwd=TOP, check=True)
-            program = str(d / name)
-            subprocess.run(CC + list(flags) + [os.path.join(UNIT, name + ".c")] + objects +
-                           ["-o", program, "-lcmocka", "-lbearssl"], cwd=TOP, check=True)
-            done[name, flags] = program
+            done[name, flags] = build(name, str(tmp_path_factory.mktemp("unit")), flags)
         return done[name, flags]
 
     return get
