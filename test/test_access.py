@@ -583,6 +583,26 @@ def test_many_authorities(wssd, office):
     assert r.returncode == 1 and len(r.stderr.splitlines()) == 1 and "crowd.pem:" in r.stderr, r.stderr
 
 
+@pytest.mark.parametrize("size, status", [(40000, 0), (70000, 1)])
+def test_room_for_authorities(wssd, office, size, status):
+    """All certificates together have 128 KiB; that they are too large is said of the file that is one too many."""
+    note = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), bytes(size))
+    two = [office.issue("note-%d-%d" % (i, size), ca=True, number=10 + i, extra=note).cert for i in range(2)]
+    r = wssd.run("--check", listen=["wss://127.0.0.1:0,client-ca=" + file for file in two])
+    assert r.returncode == status, r.stderr
+    lines = r.stderr.splitlines()
+    assert len(lines) == status and (status == 0 or two[1] in lines[0] and "too large" in lines[0]), r.stderr
+
+
+def test_plain_http_where_certificates_are_asked_for(gate):
+    """It is told so; nobody was looked at, so the log names nobody."""
+    here = gate.here()
+    with gate.connect(False, port=gate.ports[0]) as c:
+        assert c.request().status == 400
+        c.expect_eof()
+    assert re.search(r" - 400 [^\"]*: plain HTTP on a TLS port$", end_line(gate, c.local[1], here))
+
+
 # ---------------------------------------------------------------------------------------------- reload
 
 

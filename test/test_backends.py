@@ -851,6 +851,53 @@ def test_backend_closes_without_having_read(wssd, backend):
         assert up_to_close(c) == (b"", 1011)
 
 
+def test_backend_stops_listening(wssd, tls, tmp_path):
+    """It neither reads any more nor ends: what it said before arrives, and then the client learns that it is lost."""
+    with Backend(path=tmp_path / "s") as backend:
+        s = wssd("/s=" + backend.route, tls=tls)
+        with s.open("/s") as c:
+            b = backend.accept()
+            b.shutdown(socket.SHUT_RD)
+            c.send_binary(b"is there anybody?")
+            assert up_to_close(c) == (b"", 1011)
+        with s.open("/s") as c:
+            b = backend.accept()
+            b.sendall(b"last words")
+            b.shutdown(socket.SHUT_RD)
+            assert stream_bytes(c, 10) == b"last words"
+            c.send_binary(b"no, wait")
+            assert up_to_close(c) == (b"", 1011)
+    s.wait_log(r"/s 1011 .*: backend lost")
+
+
+def test_backend_ends_and_then_breaks_off(wssd, tls, backend):
+    """It has ended, with much of the client's unread, and then is gone: the Close stays 1000, the rest is dropped."""
+    s = wssd("/s=" + backend.route, tls=tls)
+    with s.open("/s", sndbuf=65536) as c:
+        b = backend.accept()
+        w = peers.Writer(c, [wsraw.frame(BINARY, bytes(1 << 16))] * 200)
+        w.stalled()
+        b.shutdown(socket.SHUT_WR)
+        assert up_to_close(c, answer=False) == (b"", 1000)
+        peers.reset(b)
+        w.finish()
+        c.send_frame(CLOSE, b"\x03\xe8")
+        c.expect_eof()
+    s.wait_log(r"/s 1000 .*: backend ended")
+
+
+def test_ping_after_our_close(wssd, tls, backend):
+    """RFC 6455 section 5.5.1: nothing goes out behind a Close, no Pong either."""
+    s = wssd("/s=" + backend.route, tls=tls)
+    with s.open("/s") as c:
+        backend.accept().close()
+        assert up_to_close(c, answer=False) == (b"", 1000)
+        c.ping(b"still there?")
+        c.send_frame(CLOSE, b"\x03\xe8")
+        assert c.recv_all() == b""
+        assert c.ended in ("clean", "fin")
+
+
 def test_backend_resets_after_the_clients_close(wssd):
     with Backend() as backend:
         s = wssd("/s=" + backend.route)
@@ -944,6 +991,29 @@ def test_client_never_reads(wssd, tls, backend):
         got, code = up_to_close(c)
         assert (len(got), code) == (sent, 1000)
         assert got == (data * 16)[:sent]
+
+
+def test_no_room_for_a_ping(wssd):
+    """A ping that does not fit is no ping, and its client is not dropped for leaving it unanswered; it comes later."""
+    with Backend() as backend:
+        s = wssd("/s=" + backend.route, "--ping", "1", "--timeout", "1000", tls=False)
+        with s.open("/s", rcvbuf=16384) as c:
+            b = backend.accept()
+            sent = peers.fill(b, quiet=0.3)
+            time.sleep(2.2)
+            got, pings = 0, 0
+            while got < sent or pings == 0:
+                f = c.recv_frame()
+                assert f.opcode in (BINARY, PING)
+                got += len(f.payload)
+                if f.opcode == PING:
+                    pings += 1
+                    c.send_frame(PONG, f.payload)
+            assert got == sent
+            b.sendall(b"on")
+            while (f := c.recv_frame()).opcode == PING:
+                c.send_frame(PONG, f.payload)
+            assert (f.opcode, f.payload) == (BINARY, b"on")
 
 
 def test_client_that_does_not_read_is_dropped_at_the_deadline(wssd, patient_backend):

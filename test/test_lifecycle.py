@@ -81,6 +81,9 @@ WRONG = [
     ["--listen", "wss://[::1:1"],
     ["--listen", "wss://[::1]"],
     ["--listen", "wss://[::1]x:1"],
+    ["--listen", "wss://["],
+    ["--listen", "wss"],
+    ["--listen", "wss:127.0.0.1:0"],
     ["--listen", "wss://%s:1" % LONG],
     ["--listen", "wss://127.0.0.1:0,nonsense=1"],
     ["--max-clients", "0"],
@@ -99,6 +102,8 @@ WRONG = [
     ["--timeout", "1h"],
     ["--ping", "never"],
     ["--ping", "-3"],
+    ["--origin", ""],
+    ["--host", "one||two"],
     ["/x"],
     ["x"],
     ["x=echo"],
@@ -121,6 +126,8 @@ WRONG = [
     ["/x=echo,nonsense"],
     ["/x=hub,ring=0"],
     ["/x=hub,ring=x"],
+    ["/x=hub,ring=65535"],
+    ["/x=echo,protocol=a|"],
     ["/x=hub,last=x"],
     ["/x=echo,ring=65536"],
     ["/x=echo", "/x=hub"],
@@ -166,9 +173,11 @@ def test_too_many(wssd, args):
 
 
 def test_too_much_memory(wssd):
-    """What cannot be reserved is said at the start."""
+    """What cannot be reserved is said at the start: more than the option takes, more than a process may map."""
     r = wssd.bare("--listen", "ws://127.0.0.1:0", "--max-clients", "2000000000", "/e=echo")
     complaint(r)
+    r = wssd.bare("--listen", "ws://127.0.0.1:0", "--max-clients", "1000000", "--max-message", "268435456", "/e=echo")
+    complaint(r, "memory", os.strerror(errno.ENOMEM), status=(1,))
 
 
 def test_port_in_use(wssd):
@@ -394,11 +403,18 @@ def test_full_house(wssd, tls):
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_the_unfinished_make_room(wssd, tls):
-    """The oldest connection without a request head goes, if it is older than two seconds; a young one stays."""
+    """The oldest connection without a request head goes, if it is older than two seconds; a young one stays. Which slot
+    they have does not count."""
     s = wssd("--max-clients", "4", "--max-per-ip", "0", "--timeout", "30", tls=tls)
     inside = crowd(s, 2)
+    if tls:
+        before = s.connect(False, port=s.port)
+        s.wait_counters(clients=3)
     first = s.connect(False, port=s.port)
-    s.wait_counters(clients=3)
+    s.wait_counters(clients=4 if tls else 3)
+    if tls:
+        before.close()
+        s.wait_counters(clients=3)
     time.sleep(0.3)
     second = s.connect(False, port=s.port)
     second.wire(b"\x16\3\1" if tls else b"GET / HT")
@@ -659,6 +675,21 @@ def test_end_while_a_close_waits_for_the_backend(wssd, tls):
             assert time.monotonic() - start < 5 * SLOW
 
 
+@pytest.mark.parametrize("tls", [True, False])
+def test_end_while_a_client_holds_its_side_open(wssd, tls):
+    """Behind the last reply nothing more is said, and its client is not waited for any longer than the others."""
+    s = wssd(tls=tls)
+    with s.connect() as c:
+        assert c.request("GET", "/nothing", extra=[("Connection", "close")]).status == 404
+        c.expect_eof()
+        s.ended = True
+        start = time.monotonic()
+        s.signal(signal.SIGTERM)
+        assert s.wait(5) == 0
+        assert time.monotonic() - start > 2
+    s.wait_log(r" 404 .*: server stops$", since=0)
+
+
 def test_end_stops_accepting(wssd):
     s = wssd(tls=False)
     with s.open() as c:
@@ -895,6 +926,14 @@ def test_peer_that_talks_is_not_dead(wssd):
                     assert f.payload == b"%d" % i
                     break
             time.sleep(0.1)
+
+
+def test_no_pings(wssd):
+    s = wssd("--ping", "0", tls=False)
+    with s.open() as c:
+        c.quiet(1.5)
+        c.send_text("still here")
+        c.expect_text("still here")
 
 
 # ---- the log

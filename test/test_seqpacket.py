@@ -1155,16 +1155,22 @@ def test_rest_and_waking(wssd, bus):
 def test_half_a_message_does_not_rest(wssd, bus, tls):
     """What came of a message is kept, however long its rest takes."""
     s = wssd("/bus=" + bus.route, tls=tls)
-    with s.open("/bus") as c, s.open("/bus") as d:
-        b, e = bus.accept(), bus.accept()
+    with s.open("/bus") as c, s.open("/bus") as d, s.open("/bus") as f, s.open("/bus") as g:
+        backs = [bus.accept() for _ in range(4)]
         c.send_frame(BINARY, b"first " * 1000, fin=False)
         d.send(wsraw.frame(BINARY, b"a second one")[:9])
+        f.send(wsraw.frame(BINARY, b"a third one")[:1])
+        rest = wsraw.frame(BINARY, b"a fourth one")
+        rest = g.encrypt(rest) if tls else rest
+        g.wire(rest[:3])
         time.sleep(2.2)
         assert s.counters()["asleep"] == 0
         c.send_frame(CONT, b"last")
         d.send(wsraw.frame(BINARY, b"a second one")[9:])
-        assert packet(b) == b"first " * 1000 + b"last"
-        assert packet(e) == b"a second one"
+        f.send(wsraw.frame(BINARY, b"a third one")[1:])
+        g.wire(rest[3:])
+        assert sorted(packet(b) for b in backs) == sorted([b"first " * 1000 + b"last", b"a second one", b"a third one",
+                                                          b"a fourth one"])
 
 
 def test_a_small_packet_costs_little(wssd, bus, tls):

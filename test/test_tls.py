@@ -540,7 +540,9 @@ def broken(pki, what):
         "key-encrypted-sec1": lambda: pki_module.openssl("ec", "-in", pair.key, "-aes128", "-passout", "pass:x"),
         "key-ed25519": lambda: open(pki.key("ed", "ed25519"), "rb").read(),
         "key-large": lambda: b"-----BEGIN PRIVATE KEY-----\n" + (b"QUFB" * 16 + b"\n") * 40000,
+        "key-twice": lambda: key + key,
         "large": lambda: cert * 2000,
+        "ed25519": lambda: pki.read("ed.crt") if pki.server("ed", "ed25519") else None,
     }[what]
     if not os.path.exists(bad):
         data = make()
@@ -551,7 +553,8 @@ def broken(pki, what):
 
 BROKEN = ["missing", "key-missing", "directory", "key-directory", "empty", "key-empty", "binary", "key-binary", "der",
           "is-a-key", "key-is-a-certificate", "no-end", "cut", "not-base64", "not-asn1", "key-not-asn1", "key-no-end",
-          "key-cut", "key-encrypted", "key-encrypted-sec1", "key-ed25519", "key-large", "large"]
+          "key-cut", "key-encrypted", "key-encrypted-sec1", "key-ed25519", "key-large", "key-twice", "large",
+          "ed25519"]
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -864,14 +867,16 @@ def test_client_ca_reload(wssd, people, tmp_path, pki):
     s.connect(context(bad["foreign"])).close()
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "key", "plain"])
-def test_client_ca_that_cannot_be(wssd, people, tmp_path, how):
+@pytest.mark.parametrize("how", ["missing", "empty", "key", "ed25519", "plain"])
+def test_client_ca_that_cannot_be(wssd, people, pki, tmp_path, how):
     ca, good, _ = people
     file = tmp_path / "ca"
     if how == "empty":
         file.write_bytes(b"")
     elif how == "key":
         file.write_bytes(open(ca.key, "rb").read())
+    elif how == "ed25519":
+        file.write_bytes(open(pki.ca("ed-ca", "ed25519").cert, "rb").read())
     if how == "plain":
         r = wssd.run(listen=["ws://127.0.0.1:0,client-ca=" + ca.cert])
         assert r.returncode in (1, 2) and len(r.stderr.splitlines()) == 1 and "client-ca" in r.stderr, r.stderr
