@@ -1,0 +1,208 @@
+"""Builds and runs the fuzzing targets of this directory (libFuzzer, AddressSanitizer, UndefinedBehaviorSanitizer).
+
+    fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding
+    fuzz.py --merge [TARGET]...   what the working corpus has and the tree has not, but for what shows nothing new, goes to
+                                  the tree, files of at most --largest BYTES (4096)
+    fuzz.py --check [TARGET]...   a bug is sown into a copy of the sources, one after the other: each must be found
+
+A run begins with test/fuzz/corpus/TARGET and with what earlier runs left in build/fuzz/work/TARGET. A finding is kept in
+build/fuzz/findings; `build/fuzz/TARGET FILE` replays it.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.path.join(TOP, "build", "fuzz")
+CORPUS = os.path.join(HERE, "corpus")
+
+# The longest input, and the sources that are linked with the target beside the one that it includes.
+TARGETS = {
+    "config": (4096, ["ws.c"]),
+    "frame": (400, []),
+    "head": (9000, []),
+    "proxy": (2200, []),
+    "ring": (600, []),
+}
+LANGUAGE = ["-std=c11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra"]
+FUZZER = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
+
+# Bugs to sow: target, file, what stands there, what comes in its place.
+BUGS = [
+    ("frame", "ws.c", "(size == 10 && n > 2 && b[2] > 127) ||", ""),
+    ("frame", "ws.c", "s == 0xf4 ? 0x8f", "s == 0xf4 ? 0x90"),
+    ("frame", "ws.c", "for (; i < n; i++)\n\t\tp[i] ^=", "for (; i <= n; i++)\n\t\tp[i] ^="),
+    ("head", "http.c", "h->fields == FIELDS_MAX", "h->fields > FIELDS_MAX"),
+    ("head", "http.c", "i + 11 > n || ", ""),
+    ("head", "http.c", "(f.known < ONCE && h->last[f.known].value != 0) ||", ""),
+    ("head", "http.c", "return end - from == host_end - h->host &&", "return"),
+    ("proxy", "tls.c", "whole >= 16 + 2 * ip + 4", "whole >= 16 + 2 * ip"),
+    ("proxy", "tls.c", " || whole > PROXY_MAX", ""),
+    ("config", "main.c", "cf.listeners++ == LISTENERS_MAX", "cf.listeners++ > LISTENERS_MAX"),
+    ("config", "main.c", "names->n == NAMES_MAX || ", ""),
+    ("config", "main.c", "*address == '\\0' || memccpy", "memccpy"),
+    ("ring", "ws.c", "> h->size - HUB_FRAME) {", "> h->size) {"),
+    ("ring", "ws.c", "if (c->cursor < h->tail)", "if (c->cursor + HUB_FRAME < h->tail)"),
+    ("ring", "ws.c", "e.opcode = CONTINUATION;\n", ""),
+]
+
+
+def run(command, **kw):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          encoding="utf-8", errors="replace", **kw)
+
+
+def compile_target(target, out, flags=FUZZER, compiler="clang", source=TOP, more=()):
+    """Builds a target from the sources in that directory."""
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    files = [os.path.join(HERE, f) for f in (target + ".c", "stubs.c") + tuple(more)] + \
+        [os.path.join(source, f) for f in TARGETS[target][1]]
+    command = [compiler] + LANGUAGE + list(flags) + ["-I" + source, "-I" + HERE] + files + ["-o", out, "-lbearssl"]
+    r = run(command)
+    if r.returncode != 0:
+        sys.exit("%s: does not build\n%s" % (target, r.stdout))
+
+
+def last(pattern, text, otherwise=0):
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else otherwise
+
+
+class Result:
+    def __init__(self, target, status, text, cpu, findings):
+        self.target, self.status, self.text, self.cpu, self.findings = target, status, text, cpu, findings
+        self.runs = last(r"stat::number_of_executed_units: (\d+)", text) or last(r"(?m)^#(\d+)\s", text)
+        self.edges, self.features = last(r" cov: (\d+) ", text), last(r" ft: (\d+) ", text)
+        self.all = last(r"\((\d+) inline 8-bit counters\)", text)
+        self.corpus = last(r" corp: (\d+)/", text)
+        self.passed = status == 0 and self.runs > 0
+
+    def __str__(self):
+        return "%-7s %12s executions, %5d of %5d edges, %6d features, %5d inputs, %6.1f s of CPU, %s" % (
+            self.target, format(self.runs, ","), self.edges, self.all, self.features, self.corpus, self.cpu,
+            "no finding" if self.passed else "A FINDING")
+
+
+def fuzz(target, program, seconds, work, findings, extra=()):
+    """Runs a target; its own corpus grows in `work`."""
+    for d in (work, findings):
+        os.makedirs(d, exist_ok=True)
+    before = set(os.listdir(findings))
+    command = [program, "-max_total_time=%d" % seconds, "-max_len=%d" % TARGETS[target][0], "-timeout=25",
+               "-rss_limit_mb=2000", "-print_final_stats=1", "-artifact_prefix=%s/%s-" % (findings, target)]
+    words = os.path.join(HERE, target + ".dict")
+    if os.path.exists(words):
+        command.append("-dict=" + words)
+    command += list(extra) + [work] + [d for d in [os.path.join(CORPUS, target)] if os.path.isdir(d)]
+    env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:" + os.environ.get("ASAN_OPTIONS", ""))
+    with tempfile.TemporaryFile() as out:
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)
+        _, status, usage = os.wait4(p.pid, 0)
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+    return Result(target, status, text, usage.ru_utime + usage.ru_stime,
+                  [os.path.join(findings, f) for f in sorted(set(os.listdir(findings)) - before)])
+
+
+def run_all(targets, seconds, jobs):
+    """Fuzzes all; prints a line for each, and what was found. True if nothing was."""
+    def one(target):
+        program = os.path.join(BUILD, target)
+        compile_target(target, program)
+        r = fuzz(target, program, seconds, os.path.join(BUILD, "work", target), os.path.join(BUILD, "findings"))
+        print(r, flush=True)
+        with open(os.path.join(BUILD, target + ".log"), "w") as f:
+            f.write(r.text)
+        for name in r.findings:
+            print("  found: %s\n  replay: %s %s" % tuple(os.path.relpath(x) for x in (name, program, name)), flush=True)
+        if not r.passed:
+            print("\n".join("  | " + line for line in r.text.splitlines() if line[:1] not in "#")[-6000:], flush=True)
+        return r
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(one, targets))
+    passed = sum(r.passed for r in results)
+    print("%s executions, %.1f min of CPU" % (format(sum(r.runs for r in results), ","), sum(r.cpu for r in results) / 60))
+    print("%d passed, %d failed" % (passed, len(results) - passed))
+    return passed == len(results)
+
+
+def merge(targets, largest):
+    for target in targets:
+        program = os.path.join(BUILD, target)
+        compile_target(target, program)
+        tree, work = os.path.join(CORPUS, target), os.path.join(BUILD, "work", target)
+        os.makedirs(tree, exist_ok=True)
+        kept = set(os.listdir(tree))
+        with tempfile.TemporaryDirectory() as new:
+            r = run([program, "-merge=1", "-max_len=%d" % min(largest, TARGETS[target][0]), new, tree, work])
+            if r.returncode != 0:
+                sys.exit(r.stdout[-4000:])
+            seen = set()
+            for name in kept:
+                with open(os.path.join(tree, name), "rb") as f:
+                    seen.add(f.read())
+            for name in os.listdir(new):
+                with open(os.path.join(new, name), "rb") as f:
+                    data = f.read()
+                if data not in seen:
+                    shutil.copy(os.path.join(new, name), os.path.join(tree, name[:12]))
+        sizes = [os.path.getsize(os.path.join(tree, f)) for f in os.listdir(tree)]
+        print("%-7s %d files, %d bytes, %d of them new" % (target, len(sizes), sum(sizes), len(sizes) - len(kept)))
+    return True
+
+
+def check(targets, seconds=60):
+    """Sows one bug at a time; each must be found from the corpus of the tree."""
+    missed = 0
+    bugs = [b for b in BUGS if b[0] in targets]
+    for target, name, there, instead in bugs:
+        with tempfile.TemporaryDirectory() as d:
+            for f in ("ws.h", "main.c", "tls.c", "http.c", "ws.c"):
+                shutil.copy(os.path.join(TOP, f), d)
+            with open(os.path.join(d, name)) as f:
+                text = f.read()
+            if text.count(there) != 1:
+                sys.exit("%s: %r stands there %d times" % (name, there, text.count(there)))
+            with open(os.path.join(d, name), "w") as f:
+                f.write(text.replace(there, instead))
+            compile_target(target, os.path.join(d, target), source=d)
+            begun = time.monotonic()
+            r = fuzz(target, os.path.join(d, target), seconds, os.path.join(d, "work"), os.path.join(d, "findings"))
+            missed += r.passed
+            what = re.findall(r"does not hold: .*|SUMMARY: (?!libFuzzer).*|runtime error: .*", r.text)
+            print("%-7s %s: %s -> %s: %s" % (
+                target, name, " ".join(there.split()), " ".join(instead.split()) or "nothing", "NOT FOUND" if r.passed else
+                "found in %.1f s: %s" % (time.monotonic() - begun, re.sub(r"/\S*/", "", what[0]) if what else "?")), flush=True)
+    print("%d passed, %d failed" % (len(bugs) - missed, missed))
+    return missed == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--merge", action="store_true")
+    parser.add_argument("--largest", type=int, default=4096)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("targets", nargs="*", default=[])
+    args = parser.parse_args()
+    targets = args.targets or sorted(TARGETS)
+    for t in targets:
+        if t not in TARGETS:
+            sys.exit("no such target: %s; there are %s" % (t, ", ".join(TARGETS)))
+    if args.merge:
+        return merge(targets, args.largest)
+    return check(targets, min(args.seconds, 60)) if args.check else run_all(targets, args.seconds, args.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)

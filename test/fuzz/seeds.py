@@ -1,0 +1,98 @@
+"""Writes the inputs that the fuzzing targets begin with: seeds.py DIRECTORY [TARGET]...
+
+What stands in test/fuzz/corpus began with these; what the fuzzers found since then, less what shows nothing new, came to it.
+"""
+
+import os
+import sys
+
+
+def head():
+    host = b"Host: localhost\r\n"
+    upgrade = host + b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" \
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    lines = [
+        b"GET / HTTP/1.1\r\n" + host,
+        b"GET /chat?x=y HTTP/1.1\r\n" + upgrade + b"Origin: http://localhost\r\nSec-WebSocket-Protocol: x, y\r\n",
+        b"\r\nHEAD /%61/%2e%2e HTTP/1.1\r\nhost:\t[::1]:80 \r\nA:\r\nIf-None-Match: *, \"x\"\r\n",
+        b"GET http://one.example:80?q HTTP/1.1\r\nHost: two\r\nOrigin: http://one.example\r\n",
+        b"OPTIONS * HTTP/1.0\r\n" + host + b"Content-Length: 0\r\n",
+        b"GET / HTTP/1.1\r\n" + host + b"Authorization: Bearer c2VjcmV0-1~+/=\r\nCookie: a=b; __Host-wssd=x\r\n",
+        b"GET / HTTP/1.1\r\n" + host + b"Authorization: Basic YW5uYTpzZWNyZXQ=\r\n",
+        b"GET / HTTP/1.1\r\n" + host + b"Cookie: a=b; __Host-wssd=YW5uYTpzZWNyZXQ=\r\n",
+        b"POST / HTTP/1.1\r\n" + host + b"Transfer-Encoding: chunked\r\n",
+        b"GET / HTTP/2.0\r\n" + host,
+        b"BREW / HTTP/1.1\r\n" + host,
+        b"GET / HTTP/1.1\r\n" + host + b"A: b\r\n" * 101,
+        b"GET / HTTP/1.1\r\nHost: gateway:443\r\nOrigin: https://gateway\r\n",
+    ]
+    return [bytes([i % 8, i]) + text + b"\r\n" for i, text in enumerate(lines)]
+
+
+def frame():
+    whole = [bytes([0x81, 0x85, 1, 2, 3, 4]), bytes([0x82, 0xfe, 0, 126, 1, 2, 3, 4]),
+             bytes([0x80, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]), bytes([0x88, 0x82, 1, 2, 3, 4])]
+    text = "aé€\U0001f600\ud7ff\ue000\U0010ffff".encode("utf-8", "surrogatepass")
+    return [b"\0" + f for f in whole] + [b"\1" + text * 3, b"\1" + b"\xed\xa0\x80", b"\1\xf4\x90\x80\x80", b"\2" + text * 5,
+                                         b"\3\1\2\1\0", b"\3\0\1\0\175"]
+
+
+def ring():
+    come = bytes([0, 8, 16])
+    return [
+        bytes([1, 3, 0, 0]) + come + bytes([1, 0, 50, 6, 14, 22, 4, 12, 20]) * 3,
+        bytes([7, 200, 1, 9]) + come + bytes([130, 0x90, 0, 14, 12, 14, 12, 22, 20, 22]) * 4,
+        bytes([0, 0, 0, 0]) + come + bytes([2, 0, 1]) * 300 + bytes([14, 22]),
+        bytes([3, 0, 2, 0]) + come + bytes([3, 0, 0, 14, 13, 128, 14]) * 6,
+    ]
+
+
+def proxy():
+    mark = b"\r\n\r\n\0\r\nQUIT\n"
+    four, six = bytes([192, 0, 2, 1, 10, 0, 0, 1, 1, 2, 3, 4]), bytes(range(36))
+    mapped = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1]) + bytes(20)
+
+    def make(what, family, payload):
+        return mark + bytes([what, family]) + len(payload).to_bytes(2, "big") + payload
+    return [b"\7" + h for h in (
+        make(0x21, 0x11, four) + b"GET", make(0x21, 0x21, six), make(0x21, 0x21, mapped + b"\4\0\0"), make(0x20, 0, b""),
+        make(0x21, 0, b"\3\0\4abcd"), make(0x21, 0x31, bytes(216)), make(0x21, 0x11, four + b"\5" * 2000)[:500],
+        make(0x21, 0x11, four + b"\5" * 2020))]
+
+
+def config():
+    words = [
+        "--listen wss://127.0.0.1:0 --cert c --key k /echo=echo",
+        "--listen ws://[::1]:80,proxy=::1/64 --verbose --timeout 1 --ping=0 /a=hub,ring=200000 --max-message 1000",
+        "--listen wss://0.0.0.0:443,client-ca=f,proxy=10.0.0.0/8 --cert c --key k --root dir --auth g --origin any",
+        "--listen ws://localhost:1 --host a|b --host c /t=tcp:localhost:99,protocol=a|b,origin=http://x,auth=f",
+        "--listen ws://127.0.0.1:1 /u=unix:/run/s /p=seqpacket:/run/t,text --max-clients 1 --max-per-ip 0",
+        "--help", "--version", "--config missing", "--config broken", "--listen", "--what", "x", "--ping -1",
+        "--listen ws://127.0.0.1:1 --root missing", "--listen ws://127.0.0.1:1 /a=echo /a=hub", "--listen tcp://1.2.3.4:5",
+        "--listen ws://127.0.0.1:1 /a=unix:" + "x" * 108, "--listen ws://127.0.0.1:1 " + " ".join("/%d=echo" % i for i in range(33)),
+        " ".join("--listen ws://127.0.0.1:%d" % i for i in range(9)),
+        "--listen ws://127.0.0.1:1 --host " + "|".join("abcdefghijklmnopq"),
+    ]
+    out = [w.replace(" ", "\n").encode() for w in words]
+    lines = ["# all of it", "listen wss://127.0.0.1:8443  # here", "\tcert\tc\r", "key k", "", "verbose", "max-clients 10",
+             "/chat=hub,origin=any", "/m=tcp:[::1]:1883,protocol=mqtt"]
+    out.append(b"--config\nfile\0\7" + "\n".join(lines).encode())
+    out.append(b"--config\nfile\0\7listen ws://1.2.3.4:5 more\n")
+    out.append(b"--config\nfile\0\7config other\n")
+    return out
+
+
+MAKERS = {f.__name__: f for f in (config, frame, head, proxy, ring)}
+
+
+def write(directory, names=None):
+    for name in names or MAKERS:
+        below = os.path.join(directory, name)
+        os.makedirs(below, exist_ok=True)
+        for i, data in enumerate(MAKERS[name]()):
+            with open(os.path.join(below, "seed-%02d" % i), "wb") as f:
+                f.write(data)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], sys.argv[2:])
