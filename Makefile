@@ -4,6 +4,7 @@
 #   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things
+#   SECONDS TARGET      of `make fuzz`: for how long, and which, if not all
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
 CC      = cc
@@ -15,6 +16,8 @@ PORT    = 8443
 LISTEN  = 127.0.0.1
 PYTHON  = /usr/bin/python3
 JOBS    = 4
+SECONDS = 600
+TARGET  =
 
 -include config.mk
 
@@ -90,6 +93,15 @@ coverage:
 	@$(MAKE) build/cov/wssd
 	$(PYTHON) test/coverage.py --jobs $(JOBS)
 
+# Each target (or those of TARGET) for SECONDS, two at a time; the working corpus and what is found in build/fuzz.
+fuzz:
+	@sh test/install run deep
+	$(PYTHON) test/fuzz/fuzz.py --seconds $(SECONDS) $(TARGET)
+
+fuzz-check:
+	@sh test/install run deep
+	$(PYTHON) test/fuzz/fuzz.py --check $(TARGET)
+
 audit:
 	$(PYTHON) test/audit.py
 
@@ -105,7 +117,8 @@ help:
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
 	@echo 'make coverage each line and each branch, by gcovr; build/coverage'
+	@echo 'make fuzz     libFuzzer over all targets, SECONDS each; make fuzz-check: that they find something'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check audit clean help

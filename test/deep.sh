@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
 # UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
-# proofs.
+# proofs, and a minute of each fuzzing target.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -14,7 +14,7 @@ echo "== the suite under AddressSanitizer and UndefinedBehaviorSanitizer"
 WSSD=$PWD/build/san/wssd WSSD_SLOW=3 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
 	--ignore test/test_audit.py --ignore test/test_newcomer.py --ignore test/test_selfsign.py \
-	--ignore test/test_unit.py --ignore test/test_wsraw.py test || status=1
+	--ignore test/test_fuzz.py --ignore test/test_unit.py --ignore test/test_wsraw.py test || status=1
 
 echo "== conformance under valgrind"
 WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
@@ -24,5 +24,8 @@ WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
 echo "== proofs"
 $python test/prove/prove.py || status=1
 $python test/prove/prove.py --mutants --sample 12 || status=1
+
+echo "== fuzzing"
+$python test/fuzz/fuzz.py --seconds 60 --jobs 2 || status=1
 
 exit $status
