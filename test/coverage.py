@@ -12,6 +12,7 @@ import collections
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,9 +49,11 @@ def run_suite(jobs):
 
 def run_units():
     """Passed and failed cases of the C tests."""
-    passed, failed = 0, 0
+    passed, failed, where = 0, 0, os.path.join(BUILT, "unit")
+    shutil.rmtree(where, ignore_errors=True)
+    os.makedirs(where)
     for program in sorted({p for p, _ in test_unit.cases()}):
-        built = test_unit.build(program, os.path.join(BUILT, program), FLAGS)
+        built = test_unit.build(program, where, FLAGS)
         status, text = test_unit.run(built)
         names = [name for p, name in test_unit.cases() if p == program]
         good = [name for name in names if re.search(r"^\[ +OK +\] %s$" % name, text, re.M)]

@@ -23,19 +23,23 @@ def cases():
 
 
 def build(name, directory, flags):
-    """The program, linked with cmocka and those of the sources that it does not include itself (main is put aside); a
-    function __wrap_NAME in it takes the place of NAME in all of them."""
+    """The program, linked with cmocka and those of the sources that it does not include itself (main is put aside), which
+    are compiled once a directory; a function __wrap_NAME in it takes the place of NAME in all of them."""
     with open(os.path.join(UNIT, name + ".c")) as f:
         text = f.read()
     own = re.findall(r'^#include "../../(\w+\.c)"', text, re.M)
     wraps = sorted(set(re.findall(r"^__wrap_(\w+)\(", text, re.M)))
-    os.makedirs(directory, exist_ok=True)
-    objects = []
-    for source in [s for s in SOURCES if s not in own] + [os.path.join(UNIT, name + ".c")]:
-        objects.append(os.path.join(directory, os.path.basename(source) + ".o"))
-        rename = ["-Dmain=wssd_main"] if source == "main.c" else []
-        subprocess.run(CC + list(flags) + rename + ["-c", source, "-o", objects[-1]], cwd=TOP, check=True)
+
+    def compiled(source, target, *more):
+        if not os.path.exists(target):
+            subprocess.run(CC + list(flags) + list(more) + ["-c", source, "-o", target], cwd=TOP, check=True)
+        return target
+
     program = os.path.join(directory, name)
+    objects = [compiled(os.path.join(UNIT, name + ".c"), program + "-unit.o")]
+    for source in [s for s in SOURCES if s not in own]:
+        rename = ["-Dmain=wssd_main"] if source == "main.c" else []
+        objects.append(compiled(source, os.path.join(directory, source + ".o"), *rename))
     subprocess.run(CC + list(flags) + objects + ["-Wl,--wrap=" + w for w in wraps] +
                    ["-o", program, "-lcmocka", "-lbearssl"], cwd=TOP, check=True)
     return program
@@ -43,11 +47,13 @@ def build(name, directory, flags):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    done = {}
+    done, where = {}, {}
 
     def get(name, *flags):
         if (name, flags) not in done:
-            done[name, flags] = build(name, str(tmp_path_factory.mktemp("unit")), flags)
+            if flags not in where:
+                where[flags] = str(tmp_path_factory.mktemp("unit"))
+            done[name, flags] = build(name, where[flags], flags)
         return done[name, flags]
 
     return get

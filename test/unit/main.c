@@ -1,0 +1,100 @@
+/*
+ * What main.c does in cases that nothing outside can bring about.  What it writes to the log is kept.
+ */
+#define main wssd_main
+#include "../../main.c"
+#undef main
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+static char said[1024];
+
+ssize_t __wrap_write(int fd, const void *p, size_t n);
+
+ssize_t
+__wrap_write(int fd, const void *p, size_t n)
+{
+	assert_int_equal(fd, STDERR_FILENO);
+	assert_true(n < sizeof said);
+	memcpy(said, p, n);
+	said[n] = '\0';
+	return (ssize_t)n;
+}
+
+/* A step that ends a connection and does not say why would be a bug of ours: it is counted and told. */
+static void
+end_without_a_reason(void **state)
+{
+	static struct conn c, *list[1] = { &c };
+	static struct listener l = { .plain = 1, .addr.in.sin_family = AF_INET };
+	int fds[2];
+	char byte;
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	c = (struct conn){ .state = HEAD, .fd = fds[1], .bfd = -1, .lis = &l, .addr = l.addr };
+	c.io = calloc(1, IO_TEXT);
+	c.tls = calloc(1, tls_size);
+	assert_non_null(c.io);
+	assert_non_null(c.tls);
+	awake = list;
+	awakes = clients = 1;
+	count.bugs = 0;
+	conn_close(&c, NULL);
+	assert_int_equal(count.bugs, 1);
+	assert_non_null(strstr(said, ": bug: no reason\n"));
+	assert_int_equal(c.state, FREE);
+	assert_int_equal(awakes + clients, 0);
+	assert_int_equal(read(fds[0], &byte, 1), 0); /* its descriptor is closed */
+	close(fds[0]);
+	free(c.io);
+	free(c.tls);
+}
+
+/* A proxy's network has none of another IP version's addresses, whatever their bytes are. */
+static void
+networks(void **state)
+{
+	static const struct {
+		const char *address, *net;
+		long long bits;
+		int in;
+	} cases[] = {
+		{ "10.1.2.3", "10.1.2.3", 32, 1 },
+		{ "10.1.2.3", "10.1.2.2", 32, 0 },
+		{ "10.1.2.3", "10.1.2.2", 31, 1 },
+		{ "10.1.2.3", "10.9.9.9", 8, 1 },
+		{ "11.1.2.3", "10.1.2.3", 8, 0 },
+		{ "11.1.2.3", "10.1.2.3", 7, 1 },
+		{ "10.1.2.3", "99.99.99.99", 0, 1 },
+		{ "fe80::1", "fe80::2", 64, 1 },
+		{ "fe80::1", "fe80:0:0:1::1", 64, 0 },
+		{ "fe80::1", "fe80:0:0:1::1", 63, 1 },
+		{ "::", "0.0.0.0", 0, 0 },
+		{ "0.0.0.0", "::", 0, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		union address a = { 0 }, net = { 0 };
+
+		a.sa.sa_family = strchr(cases[i].address, ':') != NULL ? AF_INET6 : AF_INET;
+		net.sa.sa_family = strchr(cases[i].net, ':') != NULL ? AF_INET6 : AF_INET;
+		assert_int_equal(inet_pton(a.sa.sa_family, cases[i].address, ip_of(&a)), 1);
+		assert_int_equal(inet_pton(net.sa.sa_family, cases[i].net, ip_of(&net)), 1);
+		assert_int_equal(in_network(&a, &net, cases[i].bits), cases[i].in);
+	}
+}
+
+int
+main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(end_without_a_reason),
+		cmocka_unit_test(networks),
+	};
+
+	return cmocka_run_group_tests_name("main", tests, NULL, NULL);
+}
