@@ -404,12 +404,14 @@ def test_reload_forgets_the_sessions(wssd, tmp_path):
 # ---- chains and keys
 
 
-def test_chain_with_intermediate(wssd, pki):
-    """RFC 5246 section 7.4.2: the whole chain goes out, in the order of the file."""
+@pytest.mark.parametrize("kind", ["ec256", "ed25519"])
+def test_chain_with_intermediate(wssd, pki, kind):
+    """RFC 5246 section 7.4.2: the whole chain goes out, in the order of the file; of the kind of a key that is not ours only
+    the client needs to know anything."""
     root = pki.ca("chain-root")
-    middle = pki.pair("chain-middle", "ec256", root, "basicConstraints=critical,CA:TRUE")
-    leaf = pki.server("chain-leaf", "ec256", middle)
-    s = wssd(cert=pki_module.Pair(pki.join("chain.crt", leaf.cert, middle.cert), leaf.key))
+    middle = pki.pair("chain-middle-" + kind, kind, root, "basicConstraints=critical,CA:TRUE")
+    leaf = pki.server("chain-leaf-" + kind, "ec256", middle)
+    s = wssd(cert=pki_module.Pair(pki.join("chain-%s.crt" % kind, leaf.cert, middle.cert), leaf.key))
     said = s_client(s.port, "-showcerts", "-CAfile", root.cert, "-verify_return_error", "-verify_hostname", "localhost")
     assert said.reply and "Verify return code: 0 (ok)" in said.text, said.text
     sent = re.findall(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n", said.text, re.S)
