@@ -4,7 +4,8 @@
 #   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things
-#   SECONDS TARGET      of `make fuzz`: for how long, and which, if not all
+#   SECONDS             how long `make fuzz` (600) and `make soak` (1800) last
+#   TARGET              of `make fuzz`: which, if not all
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
 CC      = cc
@@ -16,7 +17,7 @@ PORT    = 8443
 LISTEN  = 127.0.0.1
 PYTHON  = /usr/bin/python3
 JOBS    = 4
-SECONDS = 600
+SECONDS =
 TARGET  =
 
 -include config.mk
@@ -96,11 +97,17 @@ coverage:
 # Each target (or those of TARGET) for SECONDS, two at a time; the working corpus and what is found in build/fuzz.
 fuzz:
 	@sh test/install run deep
-	$(PYTHON) test/fuzz/fuzz.py --seconds $(SECONDS) $(TARGET)
+	s=$(SECONDS) && $(PYTHON) test/fuzz/fuzz.py --seconds $${s:-600} $(TARGET)
 
 fuzz-check:
 	@sh test/install run deep
 	$(PYTHON) test/fuzz/fuzz.py --check $(TARGET)
+
+# 30 minutes of it, or so long as SECONDS says.
+soak:
+	@sh test/install run test
+	@$(MAKE) all build/san/wssd
+	s=$(SECONDS) && $(PYTHON) test/soak.py --seconds $${s:-1800} wssd build/san/wssd
 
 audit:
 	$(PYTHON) test/audit.py
@@ -118,7 +125,8 @@ help:
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
 	@echo 'make coverage each line and each branch, by gcovr; build/coverage'
 	@echo 'make fuzz     libFuzzer over all targets, SECONDS each; make fuzz-check: that they find something'
+	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check soak audit clean help
