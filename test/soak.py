@@ -94,7 +94,8 @@ class Gang:
                     self.ended = True
                     return
                 for failure in report["failures"]:
-                    print(f"  {self.name}: {failure}", flush=True)
+                    if len(self.failures) < 30:
+                        print(f"  {self.name}: {failure}", flush=True)
                     self.failures.append(failure)
                 self.last = report
         except EOFError:

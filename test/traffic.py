@@ -818,6 +818,7 @@ def crew(name, world, gate, over, parked, pipe, seed):
     world = dict(world, crew={"honest": 1, "probe": 2, "hostile": 3}[name])
     c = Crew(world, gate, over, parked, f"{seed} {name}")
     tls, plain = world["tls"], world["honest_plain"]
+    wsraw.client_context()          # one for all threads: a session belongs to it
     if name == "honest":
         bearer = [("Authorization", "Bearer " + world["token"])]
         c.add(echo, tls, True, 3 << 20, stay=True)
