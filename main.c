@@ -586,8 +586,8 @@ interest(struct conn *c)
 	if (c->state == BODY || (c->got_close && !c->bye) ||
 		((c->state < OPEN || c->bye) && (events & POLLOUT) != 0))
 		events &= POLLOUT;
-	if (c->stalled == 0 || (events & POLLOUT) == 0)
-		c->stalled = (events & POLLOUT) != 0 ? now : 0;
+	if (c->stalled == 0 && (events & POLLOUT) != 0)
+		c->stalled = now; /* a write makes it 0 */
 	if (c->state >= OPEN && !c->bready && !c->beof && c->closing == 0)
 		backend |= POLLIN;
 	c->polled = pfds;
@@ -646,7 +646,7 @@ wake_sleepers(void)
 
 		wake(c);
 		c->readable = 1;
-		c->bready = c->bfd >= 0 && c->state >= OPEN && !c->beof;
+		c->bready = c->bfd >= 0 && !c->beof;
 	}
 }
 

@@ -453,7 +453,7 @@ tls_ready(struct conn *c)
 	struct tls *t = c->tls;
 	size_t n;
 
-	t->ready = tls_room(c, &n) != NULL || tls_peek(c, &n) != NULL;
+	t->ready = tls_room(c, &n) != NULL;
 	if (t->ready && !t->plain) {
 		count.handshakes++;
 		count.resumed += br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0; /* no exchange */
@@ -577,7 +577,7 @@ tls_idle(struct conn *c)
 
 	tls_room(c, &room);
 	return room == RECORD_MAX && t->from == t->to &&
-	       (t->plain || (br_ssl_engine_recvrec_buf(&t->sc.eng, &n) == c->io + IO_IN && n == 5));
+	       (t->plain || br_ssl_engine_recvrec_buf(&t->sc.eng, &n) == c->io + IO_IN);
 }
 
 void

@@ -146,7 +146,7 @@ put_frame(struct conn *c, int fin, int opcode, const void *p, size_t n)
 void
 ws_ping(struct conn *c)
 {
-	c->pinged = c->closing == 0 && put_frame(c, 1, PING, "", 0) == 0;
+	c->pinged = put_frame(c, 1, PING, "", 0) == 0;
 }
 
 /* Closing (7). */
@@ -317,8 +317,8 @@ ws_step(struct conn *c)
 int
 ws_idle(const struct conn *c)
 {
-	return c->closing == 0 && !c->got_close && !c->in_frame && c->stashed == 0 &&
-	       c->text == 0 && !c->bfull && !c->bready && c->cursor == c->route->hub.head;
+	return !c->in_frame && c->stashed == 0 && c->text == 0 && !c->bfull && !c->bready &&
+	       c->cursor == c->route->hub.head;
 }
 
 /*
@@ -329,7 +329,7 @@ void
 ws_leave(struct conn *c)
 {
 	static const struct linger reset = { 1, 0 };
-	int clean = c->route == NULL || c->beof || (c->got_close && !c->deaf);
+	int clean = c->route == NULL || c->beof || c->got_close;
 
 	if (c->bfd >= 0 && !clean)
 		setsockopt(c->bfd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
@@ -454,7 +454,7 @@ stream_open(struct conn *c)
 		return dead(c, strerror(errno));
 	setsockopt(c->bfd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket refuses */
 	/* of an IP address less would do */
-	if (connect(c->bfd, &r->addr.sa, sizeof r->addr.un) == 0 || errno == EISCONN)
+	if (connect(c->bfd, &r->addr.sa, sizeof r->addr.un) == 0)
 		return MORE;
 	c->bfull = errno == EINPROGRESS || errno == EALREADY;
 	return c->bfull || errno == EAGAIN || errno == EINTR ? WAIT : dead(c, strerror(errno));
@@ -484,7 +484,7 @@ stream_recv(struct conn *c, void *p, size_t size, int flags)
 {
 	ssize_t n = recv(c->bfd, p, size, flags);
 
-	if (n < 0 && errno == ECONNRESET && !c->breset) {
+	if (n < 0 && errno == ECONNRESET) {
 		c->breset = 1;
 		n = recv(c->bfd, p, size, flags);
 	}

@@ -387,10 +387,10 @@ enum step ws_step(struct conn *c);
 /* Starts the closing handshake (RFC 6455 7.1.2) with this code and a reason, at most 123 bytes. */
 void ws_close(struct conn *c, int code, const char *why);
 
-/* Sends a ping if there is room. */
+/* Sends a ping if there is room; OPEN only. */
 void ws_ping(struct conn *c);
 
-/* True when no frame, message or broadcast is under way for the client: it may rest. */
+/* OPEN only.  True when no frame, message or broadcast is under way for the client: it may rest. */
 int ws_idle(const struct conn *c);
 
 /* Leaves the backend or closes the file, if there is one. */
