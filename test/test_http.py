@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+import peers
 import wsraw
 from wsraw import TEXT, frame, head
 
@@ -35,7 +36,8 @@ def tree(tmp_path_factory):
     """A root with everything in it that may be served, and a good deal that must not; outside stands beside it."""
     top = tmp_path_factory.mktemp("files")
     root, outside = top / "root", top / "outside"
-    for d in (root / "sub" / "deep", root / "noindex", root / ".git", root / "linkindex", outside):
+    for d in (root / "sub" / "deep", root / "noindex", root / ".git", root / "linkindex", root / "dirindex" / "index.html",
+              root / ("d" * 200) / ("e" * 100), outside):
         d.mkdir(parents=True)
     for name in KINDS:
         (root / name).write_bytes(b"contents of " + name.encode())
@@ -484,6 +486,20 @@ def test_pipelining_stops_at_a_malformed_request(c):
     refused(c, 400)
 
 
+@pytest.mark.parametrize("tls", [True, False])
+def test_pipelining_without_reading(server, tls):
+    """Requests wait while their replies have no room; none is lost, and each reply stands in its place."""
+    before = server.counters()["requests"]
+    c = server.connect(tls, rcvbuf=4096)
+    names = ["/nothing", "/page.html"] * 2000
+    c.send(b"".join(head("GET", n, [H.strip()]) for n in names))
+    assert peers.settled(lambda: server.counters()["requests"] - before) < 4000
+    for n in names:
+        r = c.reply()
+        assert r.status == (404 if n == "/nothing" else 200)
+        assert r.status == 404 or r.body == b"contents of page.html"
+
+
 def test_upgrade_pipelined_behind_a_request(c):
     c.send(head("GET", "/page.html", [H.strip()]) + wsraw.upgrade_head("/echo", c.host) + frame(TEXT, "early"))
     assert c.reply().body == b"contents of page.html"
@@ -610,7 +626,7 @@ NOT = [
     "/sub//x.txt", "/sub//", "/etc/passwd", "/.hidden", "/%2ehidden", "/.git/config", "/.git/", "/.git", "/sub/.secret", "/sub/%2esecret",
     "/link.txt", "/out.txt", "/abs.txt", "/dirlink/x.txt", "/dirlink/", "/dirlink", "/outdir/secret.txt", "/outdir/", "/outdir",
     "/self/page.html", "/dangling", "/linkindex/", "/linkindex/index.html", "/fifo", "/fifo/", "/sock", "/" + "m" * 256, "/" + "m" * 254, "/" + "m" * 255 + "/", "/" + "a" * 256, "/" + "a" * 4000,
-    "/" + "a/" * 2500, "/sub/" * 1000 + "x", "/" + "%61" * 2000, "/page.html%20", "/%20", "/page.html.", "/page.html~", "/*", "/CON",
+    "/dirindex/", "/%73ub", "/" + "d" * 200 + "/" + "e" * 100, "/" + "a/" * 2500, "/sub/" * 1000 + "x", "/" + "%61" * 2000, "/page.html%20", "/%20", "/page.html.", "/page.html~", "/*", "/CON",
 ]
 
 

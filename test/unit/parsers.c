@@ -280,6 +280,35 @@ parse_mutants(void **state)
 	}
 }
 
+/*
+ * What is no whole head, which http_scan lets nobody see, is parsed within its bounds all the same;
+ * and a NUL byte belongs to no token.
+ */
+static void
+parse_cuts(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+		size_t n = strlen(good[i].head);
+
+		for (size_t k = 0; k < n; k++) {
+			for (int nul = 0; nul < 4; nul++) {
+				size_t end = nul < 2 ? k : n;
+				unsigned char *b = place(good[i].head, end);
+				struct head h;
+				int got;
+
+				if (nul >= 2)
+					b[k] = '\0';
+				got = http_parse(b, end, &h);
+				assert_true(got == 0 || got == 400 || got == 501 || got == 505);
+				if (nul >= 2 && k < strcspn(good[i].head, "\r"))
+					assert_true(got == 400 || got == 501);
+			}
+		}
+	}
+}
+
 static void
 parse_limits(void **state)
 {
@@ -529,6 +558,7 @@ main(void)
 		cmocka_unit_test(parse_good),
 		cmocka_unit_test(parse_bad),
 		cmocka_unit_test(parse_mutants),
+		cmocka_unit_test(parse_cuts),
 		cmocka_unit_test(parse_limits),
 		cmocka_unit_test(frames),
 		cmocka_unit_test(headers),
