@@ -28,9 +28,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* With the space behind them; the last, which is empty, fits any other. */
-static const char *const methods[] = { "GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ",
-	"OPTIONS ", "TRACE ", "PATCH ", "" };
+static const char *const methods[] = { "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS",
+	"TRACE", "PATCH" };
 static const char *const statuses[] = { "101 Switching Protocols", "200 OK",
 	"301 Moved Permanently", "304 Not Modified", "400 Bad Request", "401 Unauthorized",
 	"403 Forbidden", "404 Not Found", "405 Method Not Allowed", "421 Misdirected Request",
@@ -50,18 +49,25 @@ static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /* Grammar.  setlocale is never called: what ctype.h says holds for ASCII. */
 
-/* Whether b[from, to) is the string s, without case. */
+/* Whether b[from, to) is the string s: 2, or without case: 1. */
 static int
 same(const unsigned char *b, size_t from, size_t to, const char *s)
 {
-	return to - from == strlen(s) && strncasecmp((const char *)b + from, s, to - from) == 0;
+	size_t k = 0, n = strlen(s), exact = 1;
+
+	for (; from < to && k < n && tolower(b[from]) == tolower((unsigned char)s[k]); from++)
+		exact &= b[from] == (unsigned char)s[k++];
+	return from == to && k == n ? 1 + (int)exact : 0;
 }
 
-/* From i on, where the first byte of b[i, n) stands that is not in the set; n: there is none. */
+/*
+ * From i on, where the first byte of b[i, n) stands that is not in the set or, where the set begins
+ * with CR, that is; n: there is none.
+ */
 static size_t
 span(const unsigned char *b, size_t i, size_t n, const char *set)
 {
-	while (i < n && b[i] != '\0' && strchr(set, b[i]) != NULL)
+	while (i < n && b[i] != '\0' && (strchr(set, b[i]) == NULL) == (*set == '\r'))
 		i++;
 	return i;
 }
@@ -88,23 +94,21 @@ take_host(const unsigned char *b, size_t from, size_t to, struct head *h)
 	size_t literal = from < to && b[from] == '[', start = from + literal;
 	size_t i = span(b, start, to, literal ? "0123456789abcdefABCDEF:." : token);
 
-	if (i == start || (literal && (i == to || b[i++] != ']')))
+	if (i == start || (literal && (i >= to || b[i++] != ']')))
 		return 400;
 	h->host = (uint16_t)from;
 	h->port = (uint16_t)i;
 	h->host_end = (uint16_t)to;
-	return i == to || (b[i] == ':' && span(b, i + 1, to, "0123456789") == to) ? 0 : 400;
+	return i >= to || (b[i] == ':' && span(b, i + 1, to, "0123456789") == to) ? 0 : 400;
 }
 
 /* RFC 9112 3.2: origin-form and absolute-form; the rest belongs to methods that are refused. */
 static int
 parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 {
-	size_t i = from;
+	size_t i = b[from] != '/' && h->method > 1 ? to : from, end; /* CONNECT, OPTIONS *: 405 */
 
-	if (b[from] != '/' && h->method > 1) {
-		i = to; /* CONNECT host:port, OPTIONS *: 405 */
-	} else if (b[from] != '/') {
+	if (i == from && b[from] != '/') {
 		i = span(b, from, to, token) + 3;
 		if (i > to || !(same(b, from, i, "http://") || same(b, from, i, "https://")))
 			return 400;
@@ -117,23 +121,24 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 			to = i + 1;
 		}
 	}
-	h->path = h->path_end = (uint16_t)i;
-	for (; i < to && b[i] != '?'; i++) {
-		if (b[i] == '%') { /* decoded once */
-			/* there are two more bytes: " HTTP/1.1" stands behind the target */
+	h->path = (uint16_t)i;
+	for (end = i; i < to && b[i] != '?'; i++) {
+		if (b[i] == '%') { /* decoded once; " HTTP/1.1" stands behind the target */
 			const char digits[] = { (char)b[i + 1], (char)b[i + 2], '\0' };
 
-			if (span(b, i + 1, to, "0123456789abcdefABCDEF") < i + 3)
+			long byte = strtol(digits, NULL, 16);
+
+			if (span(b, i + 1, to, "0123456789abcdefABCDEF") < i + 3 || byte < ' ' ||
+				byte == 127 || byte == '/')
 				return 400;
 			i += 2;
-			b[i] = (unsigned char)strtol(digits, NULL, 16);
-			if (b[i] < ' ' || b[i] == 127 || b[i] == '/')
-				return 400;
+			b[i] = (unsigned char)byte;
 			h->escaped = 1;
 		}
-		b[h->path_end++] = b[i];
+		b[end++] = b[i];
 	}
-	b[h->path_end] = '\0'; /* in place of the space or query behind the path */
+	h->path_end = (uint16_t)end;
+	b[end] = '\0'; /* in place of the space or query behind the path */
 	return 0;
 }
 
@@ -144,7 +149,7 @@ parse_field(const unsigned char *b, size_t n, size_t *at, struct head *h)
 	struct field f = { .name = (uint16_t)*at };
 	size_t i = span(b, *at, n, token);
 
-	if (i == *at || i == n || b[i] != ':') /* a folded line begins with a space */
+	if (i == *at || i >= n || b[i] != ':') /* a folded line begins with a space */
 		return 400;
 	f.name_end = (uint16_t)i;
 	f.value = f.value_end = (uint16_t)span(b, i + 1, n, " \t");
@@ -157,7 +162,7 @@ parse_field(const unsigned char *b, size_t n, size_t *at, struct head *h)
 	if (f.known == TRANSFER_ENCODING || (f.known < ONCE && h->last[f.known].value != 0) ||
 		(f.known == CONTENT_LENGTH && !same(b, f.value, f.value_end, "0")))
 		return 400; /* 6.1, 6.2: what announces a body */
-	if (h->fields == FIELDS_MAX)
+	if (h->fields >= FIELDS_MAX)
 		return 431;
 	h->last[f.known] = h->field[h->fields++] = f;
 	return 0;
@@ -171,20 +176,20 @@ http_parse(unsigned char *b, size_t n, struct head *h)
 	int status;
 
 	memset(h, 0, sizeof *h);
-	if (i == from || i == n || b[i] != ' ') /* 3: the request line */
+	if (i == from || i >= n || b[i] != ' ') /* 3: the request line */
 		return 400;
-	while (strncmp((const char *)b + from, methods[m], strlen(methods[m])) != 0)
+	while (m < sizeof methods / sizeof methods[0] && same(b, from, i, methods[m]) != 2)
 		m++;
 	for (from = ++i; i < n && b[i] > ' ' && b[i] < 127 && b[i] != '#'; i++)
 		;
-	if (i == from || i + 11 > n || memcmp(b + i, " HTTP/", 6) != 0 || !isdigit(b[i + 6]) ||
+	if (i <= from || i + 11 > n || memcmp(b + i, " HTTP/", 6) != 0 || !isdigit(b[i + 6]) ||
 		b[i + 7] != '.' || !isdigit(b[i + 8]) || b[i + 9] != '\r')
 		return 400;
 	h->method = (uint8_t)m;
 	h->minor = b[i + 8] == '1';
-	if (*methods[m] == '\0')
-		return 501;
 	status = b[i + 6] == '1' && b[i + 8] <= '1' ? 0 : 505;
+	if (m == sizeof methods / sizeof methods[0])
+		status = 501;
 	for (at = i + 11; status == 0 && at < n && b[at] != '\r';)
 		status = parse_field(b, n, &at, h);
 	if (status == 0) /* 3.2: in any case; 3.2.2: what absolute-form says takes its place */
@@ -199,15 +204,15 @@ http_parse(unsigned char *b, size_t n, struct head *h)
 static int
 says(const unsigned char *b, const struct head *h, int name, const char *want)
 {
-	size_t n = strlen(want), from, to;
+	size_t n = strlen(want), from, to, end;
 
 	for (const struct field *f = h->field; f < h->field + h->fields; f++)
 		for (from = f->value; f->known == name && from < f->value_end; from = to + 1) {
-			to = from + strcspn((const char *)b + from, ",\r");
+			to = span(b, from, f->value_end, "\r,");
 			from = span(b, from, to, " \t");
-			if (from + n <= to && span(b, from + n, to, " \t") == to &&
-				same(b, from, from + n, want) &&
-				(name < WS_PROTOCOL || memcmp(b + from, want, n) == 0))
+			end = from + n;
+			if (end <= to && span(b, end, to, " \t") == to &&
+				same(b, from, end, want) > (name >= WS_PROTOCOL))
 				return 1;
 		}
 	return 0;
@@ -277,22 +282,24 @@ origin_allowed(const struct conn *c, const struct names *list, const unsigned ch
 {
 	const char *scheme = c->lis->plain ? "http://" : "https://";
 	const char *port = c->lis->plain ? ":80" : ":443";
-	size_t host_end = same(b, h->port, h->host_end, port) ? h->port : h->host_end;
-	size_t from = origin->value + strlen(scheme), end = origin->value_end;
+	size_t host_end = same(b, h->port, h->host_end, port) ? h->port : h->host_end, i = h->host;
+	size_t from = origin->value + strlen(scheme), end = origin->value_end, n = strlen(port);
 
 	if (list->n > 0)
 		return listed(list, b, origin->value, end);
-	if (host_end == h->port && same(b, end - strlen(port), end, port))
-		end -= strlen(port);
-	return end - from == host_end - h->host && same(b, origin->value, from, scheme) &&
-	       strncasecmp((const char *)b + from, (const char *)b + h->host, end - from) == 0;
+	if (host_end == h->port && end > n && same(b, end - n, end, port))
+		end -= n;
+	for (; from < end && i < host_end && tolower(b[from]) == tolower(b[i]); i++)
+		from++;
+	return from == end && i == host_end &&
+	       same(b, origin->value, origin->value + strlen(scheme), scheme);
 }
 
 /* Credentials: files of SHA-256 digests, in hex, one a line. */
 
 static struct credential {
 	const char *file; /* as the option or the route names it; NULL ends the bank */
-	char digest[64];
+	char digest[65];
 } banks[2][CREDENTIALS_MAX + 1];
 
 /* Of a line the first word counts: the rest may say whose credential it is. */
@@ -309,18 +316,17 @@ http_load(void)
 		unsigned at = 0;
 
 		wrong = name != NULL ? read_file(name, text, sizeof text) : NULL;
-		while (wrong == NULL && (line = strsep(&lines, "\n")) != NULL) {
-			at++;
+		for (; wrong == NULL && (line = strsep(&lines, "\n")) != NULL; at++) {
 			word = strtok_r(line, " \t\r", &line);
 			if (word == NULL || *word == '#')
 				continue;
 			k->file = name;
-			if (strspn(word, "0123456789abcdefABCDEF") != 64 || word[64] != '\0')
+			if (strlen(word) != 64 || strspn(word, "0123456789abcdefABCDEF") != 64)
 				wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
-			else if (k == end)
+			else if (k >= end)
 				wrong = "one too many";
 			else
-				memcpy((k++)->digest, word, 64);
+				snprintf((k++)->digest, sizeof k->digest, "%s", word);
 		}
 		if (wrong != NULL)
 			snprintf(sentence, sizeof sentence, "%s:%u: %s", name, at > 0 ? at : 1,
@@ -341,30 +347,29 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 	unsigned found = 0, bits = 0;
 	br_sha256_context sha256;
 	unsigned char sum[br_sha256_SIZE], byte;
-	char hex[2 * sizeof sum + 1];
 
-	if (end == from) /* nothing is no credential, even if the file says so */
-		return 0;
-	if (coded && (to - from > BASIC_MAX || (to - from) % 4 != 0 || to - end > 2 ||
-			     span(b, end, to, "=") != to))
+	if (end == from || /* nothing is no credential, even if the file says so */
+		(coded && (to - from > BASIC_MAX || (to - from) % 4 != 0 || to - end > 2 ||
+				  span(b, end, to, "=") != to)))
 		return 0;
 	br_sha256_init(&sha256);
 	for (size_t i = from; i < end; i++) {
 		size_t place = coded ? (i - from) % 4 : 3; /* the first of four makes no byte */
+		const char digit[] = { (char)b[i], '\0' };
 
-		bits = coded ? bits << 6 | (unsigned)(strchr(base64, b[i]) - base64) : b[i];
+		bits = coded ? bits << 6 | (unsigned)strcspn(base64, digit) : b[i];
 		byte = (unsigned char)(bits >> (6 - 2 * place));
 		br_sha256_update(&sha256, &byte, place > 0);
 	}
 	br_sha256_out(&sha256, sum);
 	explicit_bzero(&sha256, sizeof sha256); /* which holds the end of the credential */
-	for (size_t i = 0; i < sizeof sum; i++)
-		snprintf(hex + 2 * i, 3, "%02x", sum[i]);
 	for (const struct credential *k = banks[cf.bank]; k->file != NULL; k++) {
 		unsigned differ = k->file != file;
 
-		for (size_t i = 0; i < sizeof k->digest; i++)
-			differ |= (unsigned)(hex[i] ^ (k->digest[i] | 0x20)); /* A-F: a-f */
+		for (size_t i = 0; i < 2 * sizeof sum; i++) /* A-F: a-f */
+			differ |=
+				(unsigned)("0123456789abcdef"[sum[i / 2] >> (4 - i % 2 * 4) & 15] ^
+					   (k->digest[i] | 0x20));
 		found |= differ == 0;
 	}
 	return (int)found;
@@ -379,23 +384,22 @@ authorized(const char *file, const unsigned char *b, struct head *h)
 {
 	static const char name[] = "__Host-wssd=";
 	const struct field *a = &h->last[AUTHORIZATION], *k = &h->last[COOKIE];
-	size_t scheme = span(b, a->value, a->value_end, token), to;
+	size_t scheme = span(b, a->value, a->value_end, token), to, end;
 	size_t from = span(b, scheme, a->value_end, " ");
 
-	if (file == NULL)
-		return 1;
-	if (same(b, a->value, scheme, "Bearer") && known(file, b, from, a->value_end, 0))
+	if (file == NULL ||
+		(same(b, a->value, scheme, "Bearer") && known(file, b, from, a->value_end, 0)))
 		return 1;
 	if (same(b, a->value, scheme, "Basic") && known(file, b, from, a->value_end, 1)) {
 		h->basic = (uint16_t)from;
 		return 1;
 	}
 	for (from = k->value; from < k->value_end; from = to + 1) {
-		to = from + strcspn((const char *)b + from, ";\r");
-		to = to < k->value_end ? to : k->value_end;
+		to = span(b, from, k->value_end, "\r;");
 		from = span(b, from, to, " ");
-		if (to - from >= sizeof name - 1 && memcmp(b + from, name, sizeof name - 1) == 0)
-			return known(file, b, from + sizeof name - 1, to, 1);
+		end = from + sizeof name - 1;
+		if (end <= to && same(b, from, end, name) == 2)
+			return known(file, b, end, to, 1);
 	}
 	return 0;
 }
@@ -570,11 +574,9 @@ step_head(struct conn *c)
 		return reply(c, 400, "plain HTTP on a TLS port", "");
 	if (p == NULL)
 		return WAIT;
-	if (n > HEAD_MAX - had)
-		n = HEAD_MAX - had;
+	n = n > HEAD_MAX - had ? HEAD_MAX - had : n;
 	memcpy(b + had, p, n);
-	if (c->text_high < had + n)
-		c->text_high = (uint32_t)(had + n);
+	c->text_high = c->text_high > had + n ? c->text_high : (uint32_t)(had + n);
 	end = http_scan(b, had, had + n, &c->scan);
 	c->text = (uint32_t)(end > 0 ? (size_t)end : had + n);
 	tls_eat(c, c->text - had);

@@ -167,8 +167,8 @@ ip_of(const union address *a)
 static const char *
 parse_address(char *text, union address *addr, long long least)
 {
-	char *colon = strrchr(text, ':');
-	int v6 = text[0] == '[' && colon != NULL && colon[-1] == ']';
+	char *colon = strrchr(text, ':'), *bracket = strchr(text, '[');
+	int v6 = bracket == text && colon != NULL && colon[-1] == ']';
 	long long port;
 
 	if (colon == NULL || parse_number(colon + 1, least, 65535, &port) != NULL)
@@ -176,7 +176,7 @@ parse_address(char *text, union address *addr, long long least)
 	colon[-v6] = '\0';
 	addr->sa.sa_family = v6 ? AF_INET6 : AF_INET;
 	addr->in.sin_port = htons((uint16_t)port); /* at the same place in both */
-	text = strcmp(text, "localhost") == 0 ? "127.0.0.1" : text + v6;
+	text = strcmp(text, "localhost") == 0 ? "127.0.0.1" : v6 ? bracket + 1 : text;
 	if (inet_pton(addr->sa.sa_family, text, ip_of(addr)) != 1)
 		return "needs a numeric address, [IPv6] in brackets, or localhost";
 	return NULL;
@@ -186,11 +186,9 @@ parse_address(char *text, union address *addr, long long least)
 static const char *
 parse_proxy(char *text, struct listener *l)
 {
-	char *address = strsep(&text, "/");
-
 	l->proxy.sa.sa_family = l->addr.sa.sa_family;
 	l->bits = l->addr.sa.sa_family == AF_INET6 ? 128 : 32;
-	if (inet_pton(l->proxy.sa.sa_family, address, ip_of(&l->proxy)) != 1)
+	if (inet_pton(l->proxy.sa.sa_family, strsep(&text, "/"), ip_of(&l->proxy)) != 1)
 		return "needs proxy=ADDRESS/BITS, of its own IP version";
 	return text != NULL ? parse_number(text, 0, l->bits, &l->bits) : NULL;
 }
@@ -208,21 +206,23 @@ static const char *
 set_listen(char *text)
 {
 	struct listener *l = &cf.listener[cf.listeners];
-	char *scheme = strsep(&text, ":"), *address = strsep(&text, ","), *part;
+	char *scheme = strsep(&text, "/"), *empty = strsep(&text, "/");
+	char *address = strsep(&text, ","), *name, *value;
 	const char *wrong;
 
 	if (cf.listeners++ == LISTENERS_MAX)
 		return "is one too many";
-	l->plain = strcmp(scheme, "ws") == 0;
+	l->plain = strcmp(scheme, "ws:") == 0;
 	cf.tls |= !l->plain;
-	if ((!l->plain && strcmp(scheme, "wss") != 0) || !address || strncmp(address, "//", 2) != 0)
+	if ((!l->plain && strcmp(scheme, "wss:") != 0) || address == NULL || *empty != '\0')
 		return "needs wss:// or ws:// in front";
-	wrong = parse_address(address + 2, &l->addr, 0);
-	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
-		if (strncmp(part, "proxy=", 6) == 0)
-			wrong = parse_proxy(part + 6, l);
-		else if (strncmp(part, "client-ca=", 10) == 0 && !l->plain)
-			l->client_ca = part + 10;
+	wrong = parse_address(address, &l->addr, 0);
+	while (wrong == NULL && (name = value = strsep(&text, ",")) != NULL) {
+		strsep(&value, "=");
+		if (strcmp(name, "proxy") == 0 && value != NULL)
+			wrong = parse_proxy(value, l);
+		else if (strcmp(name, "client-ca") == 0 && value != NULL && !l->plain)
+			l->client_ca = value;
 		else
 			wrong = "has an attribute that is not proxy= or, of wss://, client-ca=";
 	}
@@ -233,7 +233,7 @@ static const char *
 set_route(char *path, char *text)
 {
 	struct route *r = &cf.route[cf.routes];
-	char *address = strsep(&text, ","), *name = strsep(&address, ":"), *part;
+	char *address = strsep(&text, ","), *name = strsep(&address, ":"), *value;
 	const char *wrong = NULL;
 
 	if (cf.routes++ == ROUTES_MAX)
@@ -242,8 +242,8 @@ set_route(char *path, char *text)
 		if (strcmp(other->path, path) == 0)
 			return "is a route twice";
 	r->path = path;
-	r->backend = backends;
-	while (r->backend->name != NULL && strcmp(r->backend->name, name) != 0)
+	for (r->backend = backends;
+		r->backend->name != NULL && strcmp(r->backend->name, name) != 0;)
 		r->backend++;
 	if (r->backend->name == NULL || (address != NULL) != (r->backend->family != 0))
 		return "needs =echo, =hub, =tcp:ADDRESS:PORT, =unix:FILE or =seqpacket:FILE";
@@ -254,16 +254,18 @@ set_route(char *path, char *text)
 		 (*address == '\0' || memccpy(r->addr.un.sun_path, address, '\0',
 					      sizeof r->addr.un.sun_path) == NULL))
 		wrong = "needs a path of at most 107 bytes";
-	while (wrong == NULL && (part = strsep(&text, ",")) != NULL) {
-		if (strncmp(part, "origin=", 7) == 0)
-			wrong = add_names(&r->origins, part + 7);
-		else if (strncmp(part, "protocol=", 9) == 0)
-			wrong = add_names(&r->protocols, part + 9);
-		else if (strncmp(part, "auth=", 5) == 0)
-			r->auth = part + 5;
-		else if (strncmp(part, "ring=", 5) == 0 && r->backend->ring)
-			wrong = parse_number(part + 5, 1, 1 << 30, &r->ring);
-		else if (strcmp(part, "text") == 0 && r->backend->whole && !r->backend->ring)
+	while (wrong == NULL && (name = value = strsep(&text, ",")) != NULL) {
+		strsep(&value, "=");
+		if (strcmp(name, "origin") == 0 && value != NULL)
+			wrong = add_names(&r->origins, value);
+		else if (strcmp(name, "protocol") == 0 && value != NULL)
+			wrong = add_names(&r->protocols, value);
+		else if (strcmp(name, "auth") == 0 && value != NULL)
+			r->auth = value;
+		else if (strcmp(name, "ring") == 0 && value != NULL && r->backend->ring)
+			wrong = parse_number(value, 1, 1 << 30, &r->ring);
+		else if (strcmp(name, "text") == 0 && value == NULL && r->backend->whole &&
+			 !r->backend->ring)
 			r->text = 1;
 		else
 			wrong = "has an attribute that this backend does not know";
@@ -286,8 +288,7 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 	while (o->kind != ROUTE && strcmp(o->name + 2 - dashes, word) != 0)
 		o++;
 	both = value == NULL && *o->value != '\0';
-	if (value == NULL)
-		value = both ? next : "1";
+	value = value != NULL ? value : both ? next : "1";
 	if (o->kind == ROUTE && *word != '/')
 		wrong = "is no option and no route";
 	else if (value == NULL)
@@ -312,8 +313,7 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 static void
 read_config(const char *file)
 {
-	static char text[65536];
-	static char *lines = text;
+	static char text[65536], *lines = text;
 	char where[300], *line, *word, *value;
 	const char *wrong = lines != text ? "is a second configuration file" : NULL;
 
@@ -321,7 +321,7 @@ read_config(const char *file)
 		die(1, "", file, wrong);
 	for (unsigned i = 1; (line = strsep(&lines, "\n")) != NULL; i++) {
 		snprintf(where, sizeof where, "%s:%u: ", file, i);
-		line[strcspn(line, "#\r")] = '\0';
+		line = strsep(&line, "#\r");
 		word = strtok_r(line, " \t", &line);
 		value = strtok_r(NULL, " \t", &line);
 		if (word != NULL && take_word(where, 0, word, value))
