@@ -1088,7 +1088,7 @@ def test_verbose_says_more(wssd):
 
 @pytest.mark.parametrize("how", ["closed", "full"])
 def test_nobody_reads_the_log(wssd, how):
-    """A log that cannot be written stops nobody."""
+    """A log that cannot be written, or that would make the writer wait, stops nobody."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     if how == "full":
@@ -1097,6 +1097,7 @@ def test_nobody_reads_the_log(wssd, how):
                 os.write(write, b"\0" * 4096)
         except BlockingIOError:
             pass
+    os.set_blocking(write, True)  # as a shell hands it over
     port = peers.unused_port()
     pid = os.fork()
     if pid == 0:
