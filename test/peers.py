@@ -1,6 +1,7 @@
 """Peers of the server under test: scripted backends, a streaming client, a probe, and what the kernel knows of both.
 
 Everything here runs in the test's own thread unless its name says otherwise, and every wait is bounded."""
+import contextlib
 import errno
 import hashlib
 import json
@@ -60,6 +61,21 @@ def kept_waiting(pid):
             return int(f.read().split()[1]) / 1e9
     except OSError:
         return 0.0
+
+
+class Stopwatch:
+    """Seconds since it was started, less those that the machine kept the server or this thread waiting for a CPU: how long
+    something took them, and not how much else the machine had to do."""
+
+    def __init__(self, server):
+        self.pid = server.pid
+        self.start, self.waited = time.monotonic(), self.kept_waiting()
+
+    def kept_waiting(self):
+        return kept_waiting(self.pid) + kept_waiting("thread-self")
+
+    def __call__(self):
+        return time.monotonic() - self.start - max(0.0, self.kept_waiting() - self.waited)
 
 
 def cpu_share(pid, seconds=1.0):
@@ -272,10 +288,14 @@ class Backend:
 
 
 def unused_port():
-    """A port of the loopback on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port on which nobody listens, below those that the kernel hands out: nobody gets it in the meantime."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        low = int(f.read().split()[0])
+    for port in random.SystemRandom().sample(range(low // 2, low), 100):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class BlackHole:

@@ -123,7 +123,7 @@ def served(s, tls, prefix, who=None, **kw):
     s.wait_log("^" + re.escape(name) + r" \S+ /echo 1000 ", since=here)
 
 
-def turned_away(c, reason=None, s=None, since=None, who=None, seconds=1.5):
+def turned_away(c, reason=None, s=None, since=None, who=None, seconds=4):
     """The connection ends at once, without a byte of an answer, and the log says why."""
     start = time.monotonic()
     c.tls = None            # what comes is looked at as it is
@@ -551,7 +551,7 @@ def test_deadline(wssd, tls):
     assert [line for line in s.lines() if "proxy" in line.lower()] == []
     for c in silent + [slow]:
         assert c.recv_all(timeout=4) == b""
-    assert 0.9 < time.monotonic() - start < 3.5 * SLOW
+    assert 0.9 < time.monotonic() - start < 6 * SLOW
     peers.until(lambda: len([x for x in s.lines() if re.search(r": no request in time", x)]) == len(silent) + 1)
 
 
@@ -701,9 +701,12 @@ def test_stop_while_heads_are_awaited(wssd):
         for n in (0, 5, 20):
             raw(s, False, of("192.0.2.111")[:n], port=s.tls_port if tls_port else s.plain_port)
     s.wait_counters(clients=6)
-    start = time.monotonic()
-    assert s.term() == 0
-    assert time.monotonic() - start < 2 * SLOW
+    took = peers.Stopwatch(s)
+    s.ended = True
+    s.signal(signal.SIGTERM)
+    s.wait_log(r"^stopped$")
+    assert took() < 2 * SLOW
+    assert s.wait() == 0
 
 
 def test_many(house, tls):
