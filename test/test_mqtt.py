@@ -232,7 +232,7 @@ def clients(srv, broker, devices, topic):
 
     def make(name, wss=True, **kw):
         made.append(Client(name + topic, srv.ports[1] if wss else broker.port, devices("device 7") if wss else None,
-                           keepalive=kw.pop("keepalive", 1 if wss else 20), **kw))
+                           keepalive=kw.pop("keepalive", 2 if wss else 20), **kw))
         return made[-1]
 
     yield make
@@ -350,7 +350,7 @@ import test_mqtt
 port, ca, cert, key, name, topic = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca)
 context.load_cert_chain(cert, key)
-c = test_mqtt.Client(name, int(port), context, will=(topic, "gone"), keepalive=1)
+c = test_mqtt.Client(name, int(port), context, will=(topic, "gone"), keepalive=2)
 print("ready", flush=True)
 threading.Event().wait(100)
 """
@@ -366,7 +366,7 @@ def test_will_of_a_device_whose_process_is_killed(srv, broker, clients, pki, cer
                             preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))
     try:
         assert proc.stdout.readline() == b"ready\n"
-        time.sleep(1.2 * SLOW)  # it is alive: its keep alive passes, and --ping has nothing to ask
+        time.sleep(2.2 * SLOW)  # it is alive: its keep alive passes, and --ping has nothing to ask
         assert plain.got == other.got == []
     finally:
         proc.kill()

@@ -6,6 +6,7 @@ that it is the server under test which refuses."""
 import hmac
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -243,11 +244,15 @@ def test_no_renegotiation(servers):
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         s.wait_counters(clients=1)
-        time.sleep(0.2)
         p.stdin.write(b"R\n")
         p.stdin.flush()
-        time.sleep(0.5)
-        out, _ = p.communicate(timeout=10 * SLOW)
+        out = b""
+        while b"no renegotiation" not in out:
+            assert select.select([p.stdout], [], [], 10 * SLOW)[0], out
+            data = os.read(p.stdout.fileno(), 65536)
+            assert data, out
+            out += data
+        p.communicate(timeout=10 * SLOW)
     finally:
         p.kill()
         p.wait()
