@@ -269,6 +269,10 @@ class Soak:
         before, wall = peers.cpu(self.server.pid), time.monotonic()
         time.sleep(2)
         idle = (peers.cpu(self.server.pid) - before) / (time.monotonic() - wall)
+        self.broken()
+        for gang in self.gangs.values():
+            if gang.count("open") != (STAY if gang.name == "honest" else 0):
+                gang.failures.append(f"{gang.count('open')} connections of its own are open")
         c = self.server.counters()
         self.calms.append({"at": at, "rss": self.server.rss(), "fds": self.server.fds(), "clients": c["clients"],
                            "backends": c["backends"], "bugs": c["bugs"], "idle": idle})

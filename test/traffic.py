@@ -189,7 +189,7 @@ class Crew:
     def report(self):
         with self.lock:
             failures, self.failures = self.failures[:20], []
-            return {"count": dict(self.count), "failures": failures, "taken": {k: list(v) for k, v in self.taken.items()}}
+            return {"count": dict(self.count, open=len(wsraw.LIVE)), "failures": failures, "taken": {k: list(v) for k, v in self.taken.items()}}
 
 
 class Member(threading.Thread):
@@ -505,13 +505,15 @@ def newcomer(me, port, tls):
 
 
 class Victim:
-    """As test_abuse.reach wants it."""
+    """As test_abuse.reach wants it; what it connected ends with the act."""
 
-    def __init__(self, world):
-        self.world = world
+    def __init__(self, me, held):
+        self.me, self.held = me, held
 
     def connect(self, tls=True, **kw):
-        return wsraw.connect(self.world["tls" if tls else "plain"], tls, timeout=5, **kw)
+        c = wsraw.connect(self.me.world["tls" if tls else "plain"], tls, timeout=5, **kw)
+        self.held.callback(end, self.me, c)
+        return c
 
 
 def act(me):
@@ -524,7 +526,7 @@ def act(me):
         what = crew.deck.pop()
     with contextlib.ExitStack() as held:
         try:
-            what(me, Victim(me.world), held)
+            what(me, Victim(me, held), held)
             crew.tally(**{"act " + what.__name__: 1})
         except GONE:
             crew.tally(**{"act " + what.__name__: 1, "gone": 1})
@@ -546,11 +548,8 @@ def some(me):
     return f"127.9.{me.rnd.randrange(4)}.{me.rnd.randrange(1, 9)}"
 
 
-def reach(me, s, held, phase=None, tls=None):
-    tls = me.rnd.random() < 0.6 if tls is None else tls
-    c = test_abuse.reach(s, phase or me.rnd.choice(test_abuse.PHASES), tls, some(me))
-    held.callback(end, me, c)
-    return c
+def reach(me, s):
+    return test_abuse.reach(s, me.rnd.choice(test_abuse.PHASES), me.rnd.random() < 0.6, some(me))
 
 
 def answer(c, wanted):
@@ -586,16 +585,16 @@ def closed(me, c, codes):
 
 def churn(me, s, held):
     for _ in range(me.rnd.randrange(1, 12)):
-        reach(me, s, held)
+        reach(me, s)
 
 
 def resets(me, s, held):
     for _ in range(me.rnd.randrange(1, 6)):
-        reach(me, s, held).reset()
+        reach(me, s).reset()
 
 
 def random_bytes(me, s, held):
-    c = reach(me, s, held)
+    c = reach(me, s)
     for _ in range(me.rnd.randrange(1, 4)):
         data = test_abuse.garbage(me.rnd)
         if c.tls and (not c.tls.version() or me.rnd.random() < 0.3):
@@ -670,7 +669,7 @@ def bad_frames(me, s, held):
 
 def half_close(me, s, held):
     """The end of input, with or without close_notify, in whatever phase; what was asked for before is answered."""
-    c = reach(me, s, held)
+    c = reach(me, s)
     if me.rnd.random() < 0.5:
         c.send(b"GET /page.bin HTTP/1.1\r\nHost: x\r\n\r\n" if c.reply_head is None else wsraw.frame(TEXT, b"last words"))
     c.shutdown_write(notify=me.rnd.random() < 0.5 and bool(c.tls and c.tls.version()))
@@ -681,7 +680,6 @@ def half_close(me, s, held):
 def garbage_tls(me, s, held):
     """What is no handshake, or one with something wrong in it."""
     c = s.connect(source=some(me), handshake=False)
-    held.callback(end, me, c)
     data = bytearray(test_abuse.hello(c))
     if me.rnd.random() < 0.5:
         data[me.rnd.randrange(len(data))] ^= 1 << me.rnd.randrange(8)
@@ -708,7 +706,7 @@ def misplaced(me, s, held):
 def idlers(me, s, held):
     """Who says nothing more, wherever he is."""
     for _ in range(me.rnd.randrange(1, 10)):
-        reach(me, s, held)
+        reach(me, s)
     hold(me, me.rnd.choice((0.5, 3, 12)))
 
 
