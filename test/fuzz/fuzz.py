@@ -24,13 +24,14 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(TOP, "build", "fuzz")
 CORPUS = os.path.join(HERE, "corpus")
 
-# The longest input, and the sources that are linked with the target beside the one that it includes.
+# The longest input; the sources that are linked with the target beside the one that it includes; flags.
 TARGETS = {
-    "config": (4096, ["ws.c"]),
-    "frame": (400, []),
-    "head": (9000, []),
-    "proxy": (2200, []),
-    "ring": (600, []),
+    "config": (4096, ["ws.c"], []),
+    "conn": (2000, ["http.c", "tls.c", "ws.c"], ["-include", "fake.h"]),
+    "frame": (400, [], []),
+    "head": (9000, [], []),
+    "proxy": (2200, [], []),
+    "ring": (600, [], []),
 }
 LANGUAGE = ["-std=c11", "-D_GNU_SOURCE", "-g", "-Wall", "-Wextra"]
 FUZZER = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
@@ -49,6 +50,21 @@ BUGS = [
     ("config", "main.c", "cf.listeners++ == LISTENERS_MAX", "cf.listeners++ > LISTENERS_MAX"),
     ("config", "main.c", "names->n == NAMES_MAX || ", ""),
     ("config", "main.c", "*address == '\\0' || memccpy", "memccpy"),
+    ("conn", "main.c", "c->again = 1; /* lost wake-up 1 */", ""),
+    ("conn", "main.c", "if (s == MORE && c->full)", "if (0)"),
+    ("conn", "main.c", "awake[c->spot]->spot = c->spot;", ""),
+    ("conn", "main.c", "if ((client & ~POLLOUT) != 0)", "if ((client & POLLIN) != 0 && (client & POLLERR) == 0)"),
+    ("conn", "tls.c", "explicit_bzero(c->io + IO_STAGE, n);", ""),
+    ("conn", "tls.c", "else if ((t->sent += (uint32_t)w) == t->out)", "else if ((t->sent += (uint32_t)n) == t->out)"),
+    ("conn", "http.c", "c->text_high = (uint32_t)(had + n);", ";"),
+    ("conn", "http.c", "c->left = c->text = c->scan = 0;", "c->left = c->text = 0;"),
+    ("conn", "ws.c", "c->clear -= (uint32_t)used;", ""),
+    ("conn", "ws.c", "if (last && c->utf8 != 0)", "if (0)"),
+    ("conn", "ws.c", "f->opcode == PING && c->closing == 0", "f->opcode == PING"),
+    ("conn", "ws.c", "if (n <= 0 || c->closing != 0)\n", "if (n <= 0)\n"),
+    ("conn", "ws.c", "c->parted = !last;", ""),
+    ("conn", "ws.c", "c->sending = !last || (size_t)used < n;", "c->sending = !last;"),
+    ("conn", "ws.c", "\t\tclose(c->bfd);\n", "\t\t;\n"),
     ("ring", "ws.c", "> h->size - HUB_FRAME) {", "> h->size) {"),
     ("ring", "ws.c", "if (c->cursor < h->tail)", "if (c->cursor + HUB_FRAME < h->tail)"),
     ("ring", "ws.c", "e.opcode = CONTINUATION;\n", ""),
@@ -65,7 +81,7 @@ def compile_target(target, out, flags=FUZZER, compiler="clang", source=TOP, more
     os.makedirs(os.path.dirname(out), exist_ok=True)
     files = [os.path.join(HERE, f) for f in (target + ".c", "stubs.c") + tuple(more)] + \
         [os.path.join(source, f) for f in TARGETS[target][1]]
-    command = [compiler] + LANGUAGE + list(flags) + ["-I" + source, "-I" + HERE] + files + ["-o", out, "-lbearssl"]
+    command = [compiler] + LANGUAGE + list(flags) + ["-I" + source, "-I" + HERE] + TARGETS[target][2] + files + ["-o", out, "-lbearssl"]
     r = run(command)
     if r.returncode != 0:
         sys.exit("%s: does not build\n%s" % (target, r.stdout))

@@ -9,7 +9,7 @@
 #include "http.c"
 
 #define BEARER "c2VjcmV0-1~+/=" /* also what Basic says for it: not valid base64 */
-#define USER "YW5uYTpzZWNyZXQ=" /* anna:secret */
+#define USER "YW5uYTpzZWNyZX" /* anna:secret, but for "Q=", where R, S and T are as good as Q */
 
 static const char file_one[] = "one", file_two[] = "two"; /* the first has two credentials */
 
@@ -168,7 +168,7 @@ rules(uint8_t *b, struct head *h, unsigned what)
 		contains(b + a->value, a->value_end - a->value, USER) ||
 		contains(b + k->value, k->value_end - k->value, "__Host-wssd=" USER);
 	CHECK(!got || could);
-	CHECK(h->basic == 0 || (got && is(b + h->basic, a->value_end - h->basic, USER)));
+	CHECK(h->basic == 0 || (got && (a->value_end - h->basic == 16 && is(b + h->basic, 14, USER))));
 	if (is(b + a->value, a->value_end - a->value, "Bearer " BEARER) &&
 		contains(b + a->value, a->value_end - a->value, BEARER))
 		CHECK(got);

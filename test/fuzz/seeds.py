@@ -82,7 +82,67 @@ def config():
     return out
 
 
-MAKERS = {f.__name__: f for f in (config, frame, head, proxy, ring)}
+def conn():
+    """Scripts: conn.c tells what the bytes mean."""
+    turn, come, late = b"\0", b"\1\0", b"\1\2"
+
+    def client(i):
+        return bytes([2 | i << 4])
+
+    def head(what):
+        return bytes([4, what]) + turn
+
+    def frame(first, length, what):
+        return bytes([5, first, length, what])
+
+    def does(what, how=0):
+        return bytes([7, what | how << 3])
+
+    def backend(what, how=0):
+        return bytes([9, what | how << 3])
+
+    def backends(how, op=0x70):
+        return bytes([10 | op, how])
+
+    def wait(n):
+        return bytes([11 | n << 4])
+
+    text, binary, ping, close = 0x81, 0x82, 0x89, 0x88
+    says = bytes([8, 90]), bytes([8, 240]), bytes([8, 205])
+    talk = frame(text, 11, 0) + turn + frame(1, 12, 0) + frame(ping, 5, 1) + frame(0x80, 10, 1) + turn + frame(binary, 250, 1) + turn
+    scripts = []
+    for route in range(8):
+        for leave in range(6):
+            scripts.append(bytes([leave | 0x38, 4]) + come + head(route) + talk + says[leave % 3] + turn + frame(close, 9, 2) + turn)
+        for how in range(1, 8):
+            scripts.append(bytes([24, 4]) + backends(how) + come + head(route) + turn + backend(0) + turn + talk)
+    for leave in range(6):
+        start = bytes([leave | 0x30, 60])
+        two = come + head(1) + come + head(1)
+        scripts += [
+            start + two + client(0) + talk + client(1) + talk + turn,
+            start + two + client(0) + does(4, 3) + client(1) + frame(binary, 200, 1) * 60 + turn + client(0) + does(7) + turn,
+            start + late + head(0) + turn + does(4, 30) + turn + talk + does(5, 31) + turn + does(6, 3) + turn + does(7) + turn,
+            start + come + head(2) + backend(5, 3) + talk + turn + backend(6) + says[1] + turn + backend(1 + leave % 2) + turn,
+            start + come + head(4) + says[0] + says[1] + says[2] + turn + talk + backend(5, 1) + talk + turn + backend(1) + turn,
+            start + come + head(8) + head(9) + head(11) + head(12) + head(9 | 64) + turn + head(15) + talk,
+            start + late + head(9) + turn + does(5, 9) + turn + wait(12) + does(7) + head(3),
+            start + come + head(0) + wait(15) + wait(15) + frame(text, 5, 0) + wait(15) + does(leave % 2) + turn,
+            start + b"\1\1" + bytes([14, 6]) + turn + head(0) + talk + b"\1\1" + bytes([14, 1]) + head(0) + b"\1\11" + turn,
+            start + come + head(5) + says[0] + bytes([8, 100]) + turn + frame(text, 30, 0) + turn + backend(3, 2) + says[0] + turn,
+            start + come + head(0) + b"\x0f" * 3 + turn + b"\x1f" * 9 + turn + wait(3),
+            start + come * 12 + turn + wait(15) + come + turn + wait(15) + client(3) + head(1) + bytes([13]) + turn + bytes([29]) + turn,
+            start + come + head(0) + frame(3, 3, 0) + frame(text, 3, 0) + turn, start + come + head(0) + frame(0x80, 3, 0) + turn,
+            start + come + head(4) + frame(binary, 0, 0) + turn, start + come + head(4) + frame(binary, 253, 3) + turn,
+            start + late + head(0) + does(7) + turn + does(4) + frame(binary, 240, 1) * 3 + turn + does(3) + does(7) + turn,
+            start + late + head(0) + does(5, 9) + frame(text, 2, 0) + turn,
+            start + come + head(4) + says[0] + frame(binary, 8, 1) + turn + says[2] + bytes([8, 255]) + turn + backend(2) + turn,
+            start + come + bytes([3, 30]) + b"GET /e HTTP/1.1\r\nHost: x\r\n\r\n" + turn + wait(1) + bytes([3, 4]) + b"\r\n\r\n",
+        ]
+    return scripts
+
+
+MAKERS = {f.__name__: f for f in (config, conn, frame, head, proxy, ring)}
 
 
 def write(directory, names=None):
