@@ -126,13 +126,13 @@ decode_client(const uint8_t *b, size_t n, const struct route *r, struct symbols 
 			s->code = 1002;
 			return;
 		}
+		total = opcode != 0 ? 0 : total;
 		if (r->backend->whole && total + length > (uint64_t)cf.max_message) {
 			s->code = 1009;
 			return;
 		}
 		if (opcode != 0) {
 			message = opcode;
-			total = 0;
 			symbol(s, opcode == 1 ? TEXT_BEGINS : BINARY_BEGINS);
 		}
 		for (size_t i = 0; i < there; i++)
