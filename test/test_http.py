@@ -865,6 +865,7 @@ OWN = {  # Host, Origin on wss://, is it our own?  PORT is the listener's
     "own-default-port-in-both": ("gateway.example:443", "https://gateway.example:443", 101),
     "own-default-port-ipv6": ("[2001:db8::1]:443", "https://[2001:db8::1]", 101),
     "other-scheme": ("127.0.0.1:PORT", "http://127.0.0.1:PORT", 403),
+    "other-scheme-as-long": ("127.0.0.1:PORT", "httpx://127.0.0.1:PORT", 403),
     "other-scheme-wss": ("127.0.0.1:PORT", "wss://127.0.0.1:PORT", 403),
     "other-port": ("127.0.0.1:PORT", "https://127.0.0.1:1", 403),
     "longer-port": ("127.0.0.1:PORT", "https://127.0.0.1:PORT0", 403),
@@ -910,6 +911,7 @@ def test_origin_by_default_on_wss(server, name):
 OWN_PLAIN = {
     "own": ("127.0.0.1:PORT", "http://127.0.0.1:PORT", 101), "own-localhost": ("localhost:PORT", "http://localhost:PORT", 101),
     "own-default-port": ("127.0.0.1", "http://127.0.0.1:80", 101), "own-default-port-in-host": ("localhost:80", "http://localhost", 101),
+    "as-long": ("127.0.0.1:PORT", "htts://127.0.0.1:PORT", 403),
     "https": ("127.0.0.1:PORT", "https://127.0.0.1:PORT", 403), "port-443-is-no-default-here": ("localhost:443", "http://localhost", 403),
     "foreign": ("127.0.0.1:PORT", "http://evil.example", 403), "null": ("127.0.0.1:PORT", "null", 403),
 }

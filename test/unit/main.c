@@ -1,5 +1,6 @@
 /*
- * What main.c does in cases that nothing outside can bring about.  What it writes to the log is kept.
+ * What main.c does in cases that nothing outside can bring about.  What it writes to the log is
+ * kept.
  */
 #define main wssd_main
 #include "../../main.c"
@@ -23,7 +24,7 @@ __wrap_write(int fd, const void *p, size_t n)
 	return (ssize_t)n;
 }
 
-/* A step that ends a connection and does not say why would be a bug of ours: it is counted and told. */
+/* A step that ends a connection and does not say why would be a bug of ours: counted and told. */
 static void
 end_without_a_reason(void **state)
 {
@@ -88,12 +89,51 @@ networks(void **state)
 	}
 }
 
+static int accept_error;
+
+int __wrap_accept4(int fd, struct sockaddr *a, socklen_t *n, int flags);
+
+int
+__wrap_accept4(int fd, struct sockaddr *a, socklen_t *n, int flags)
+{
+	(void)fd;
+	(void)a;
+	(void)n;
+	(void)flags;
+	errno = accept_error;
+	return -1;
+}
+
+/* Only what lasts makes accepting pause: not a client that is gone again, nor nobody. */
+static void
+pauses(void **state)
+{
+	static const struct {
+		int error, pauses;
+	} cases[] = { { EMFILE, 1 }, { ENFILE, 1 }, { ENOBUFS, 1 }, { ENOMEM, 1 }, { EAGAIN, 0 },
+		{ ECONNABORTED, 0 }, { EINTR, 0 } };
+	static const struct listener l;
+
+	(void)state;
+	count.refused = count.accepted = 0;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		paused = 0;
+		said[0] = '\0';
+		accept_error = cases[i].error;
+		accept_one(&l);
+		assert_int_equal(paused, cases[i].pauses);
+		assert_int_equal(strstr(said, "accepting pauses: ") != NULL, cases[i].pauses);
+	}
+	assert_int_equal(count.refused + count.accepted, 0);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(end_without_a_reason),
 		cmocka_unit_test(networks),
+		cmocka_unit_test(pauses),
 	};
 
 	return cmocka_run_group_tests_name("main", tests, NULL, NULL);

@@ -1,10 +1,12 @@
 /*
- * What tls.c does with another CPU than this one, and with signatures that no key makes.
+ * What tls.c does with another CPU than this one, with signatures that no key makes, and with
+ * system calls that a signal interrupts.
  */
 #include "../../tls.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -89,12 +91,87 @@ keys(void **state)
 		assert_int_equal(key_matches(&b), verified == 1);
 }
 
+/* The client's descriptor: what it says, and how often it is interrupted before. */
+
+static int interrupted, error;
+
+ssize_t __wrap_read(int fd, void *p, size_t n);
+ssize_t __wrap_write(int fd, const void *p, size_t n);
+
+ssize_t
+__wrap_read(int fd, void *p, size_t n)
+{
+	(void)fd;
+	assert_true(n >= 5);
+	if (interrupted-- > 0) {
+		errno = error;
+		return -1;
+	}
+	memcpy(p, "hello", 5);
+	return 5;
+}
+
+ssize_t
+__wrap_write(int fd, const void *p, size_t n)
+{
+	(void)fd;
+	(void)p;
+	if (interrupted-- > 0) {
+		errno = error;
+		return -1;
+	}
+	return (ssize_t)n;
+}
+
+/* A call that was interrupted, or came too early, is tried again; any other error is the end. */
+static void
+interruptions(void **state)
+{
+	static const struct {
+		int error;
+		enum step step;
+	} cases[] = { { EINTR, WAIT }, { EAGAIN, WAIT }, { ECONNRESET, DEAD }, { EIO, DEAD } };
+	static struct tls t;
+	struct conn c;
+	size_t n;
+
+	(void)state;
+	now = 7;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		c = (struct conn){ .tls = &t, .io = calloc(1, IO_TEXT), .readable = 1 };
+		assert_non_null(c.io);
+		t = (struct tls){ .plain = 1 };
+		error = cases[i].error;
+		interrupted = 1;
+		assert_int_equal(tls_in(&c), cases[i].step);
+		assert_int_equal(c.heard, 0);
+		c.readable = 1;
+		assert_int_equal(tls_in(&c), MORE);
+		assert_memory_equal(tls_peek(&c, &n), "hello", 5);
+		assert_int_equal(n, 5);
+		assert_int_equal(c.heard, 7);
+
+		tls_put(&c, 100);
+		interrupted = 1;
+		assert_int_equal(tls_out(&c), cases[i].step);
+		assert_int_equal(tls_events(&c) & POLLOUT, POLLOUT);
+		assert_int_equal(tls_out(&c), MORE);
+		assert_int_equal(tls_events(&c) & POLLOUT, 0);
+		if (cases[i].step == DEAD)
+			assert_string_equal(c.why, strerror(error));
+		else
+			assert_null(c.why);
+		free(c.io);
+	}
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(order),
 		cmocka_unit_test(keys),
+		cmocka_unit_test(interruptions),
 	};
 
 	return cmocka_run_group_tests_name("tls", tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /*
- * What ws.c says of states one by one.
+ * What ws.c says of states one by one, and does when a signal interrupts its calls to a backend.
  */
 #include "../../ws.c"
 
@@ -42,12 +42,75 @@ no_header(void **state)
 	assert_int_equal(ws_frame((const unsigned char *)"", 0, &f), 0);
 }
 
+static int connect_error;
+
+int __wrap_connect(int fd, const struct sockaddr *a, socklen_t n);
+
+int
+__wrap_connect(int fd, const struct sockaddr *a, socklen_t n)
+{
+	(void)fd;
+	(void)a;
+	(void)n;
+	errno = connect_error;
+	return connect_error == 0 ? 0 : -1;
+}
+
+/* What is under way, or was interrupted, is waited for; what is said when it is over counts. */
+static void
+connecting(void **state)
+{
+	static const struct {
+		int error, full;
+		enum step step;
+	} cases[] = { { EINPROGRESS, 1, WAIT }, { EALREADY, 1, WAIT }, { EAGAIN, 0, WAIT },
+		{ EINTR, 0, WAIT }, { ECONNREFUSED, 0, DEAD }, { 0, 0, MORE } };
+	static const struct backend stream = { .family = AF_UNIX };
+	static struct route r = { .backend = &stream, .addr.un.sun_family = AF_UNIX };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct conn c = { .state = CONNECT, .route = &r, .bfd = -1 };
+
+		connect_error = cases[i].error;
+		assert_int_equal(stream_open(&c), cases[i].step);
+		assert_int_equal(c.bfull, cases[i].full);
+		assert_true(c.bfd >= 0);
+		if (cases[i].step == DEAD)
+			assert_string_equal(c.why, strerror(connect_error));
+		close(c.bfd);
+	}
+}
+
+/* A backend is lost by an error that lasts. */
+static void
+losing(void **state)
+{
+	static const struct {
+		int error, lost, code;
+	} cases[] = { { EINTR, 0, 0 }, { EAGAIN, 0, 0 }, { EPIPE, 1, 1011 },
+		{ ECONNRESET, 1, 1011 }, { EMSGSIZE, 1, 1009 } };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct conn c = { .state = OPEN, .bfd = -1 };
+
+		errno = cases[i].error;
+		assert_int_equal(stream_lost(&c, -1), cases[i].lost);
+		assert_int_equal(c.closing, cases[i].code);
+		assert_int_equal(c.state, cases[i].lost ? DRAIN : OPEN);
+		assert_int_equal(stream_lost(&c, 0), 0);
+	}
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(idle),
 		cmocka_unit_test(no_header),
+		cmocka_unit_test(connecting),
+		cmocka_unit_test(losing),
 	};
 
 	return cmocka_run_group_tests_name("ws", tests, NULL, NULL);
