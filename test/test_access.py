@@ -29,7 +29,6 @@ from test_tls import Steps, context
 
 SLOW = wsraw.SLOW
 KINDS = ["rsa2048", "rsa4096", "p256", "p384"]
-NOW = datetime.datetime.utcnow()
 DAY = datetime.timedelta(1)
 PEM = serialization.Encoding.PEM
 
@@ -71,8 +70,9 @@ class Office:
         secret = self.key(kind, number)
         name = subject if subject is not None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn or file)])
         self.serial += 1
+        now = datetime.datetime.utcnow()
         b = x509.CertificateBuilder(issuer.name if issuer else name, name, secret.public_key(), self.serial,
-                                    NOW + begin * DAY, NOW + end * DAY)
+                                    now + begin * DAY, now + end * DAY)
         b = b.add_extension(x509.BasicConstraints(ca, depth), critical=True)
         b = b.add_extension(x509.KeyUsage(True, *[False] * 4, ca and usage, *[False] * 3), critical=True)
         if not ca:
