@@ -111,7 +111,7 @@ class Soak:
         self.seconds, self.rnd, self.place = seconds, random.Random(seed), place
         self.results, self.calms, self.reloads, self.wrong_reloads = [], [], collections.Counter(), []
         self.files()
-        streams = {"/stream": traffic.Mirror(), "/unix": traffic.Mirror(place + "/unix.sock"),
+        self.streams = streams = {"/stream": traffic.Mirror(), "/unix": traffic.Mirror(place + "/unix.sock"),
                    "/seq": traffic.Mirror(place + "/seq.sock", True),
                    "/seq-text": traffic.Mirror(place + "/text.sock", True, "t"),
                    "/broken": traffic.Broken(self.rnd), "/broken-unix": traffic.Broken(self.rnd, place + "/broken.sock"),
