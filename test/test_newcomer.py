@@ -70,10 +70,10 @@ class Run:
             try:
                 with open("/proc/%s/stat" % pid) as f:
                     name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
-            except OSError:
+                if name == "wssd" and os.getsid(int(pid)) == self.proc.pid:
+                    return int(pid)
+            except OSError:         # it has ended meanwhile, as those of other tests do
                 continue
-            if name == "wssd" and os.getsid(int(pid)) == self.proc.pid:
-                return int(pid)
         return None
 
     def end(self):
