@@ -78,6 +78,17 @@ class Stopwatch:
         return time.monotonic() - self.start - max(0.0, self.kept_waiting() - self.waited)
 
 
+def slower():
+    """How many times slower this CPU is than the one on which the bounds of CPU time were found; at least 1."""
+    def work():
+        start, x = time.thread_time(), 0
+        for i in range(500000):
+            x ^= i * i
+        return time.thread_time() - start
+
+    return max(1.0, min(work() for _ in range(3)) / 0.014)
+
+
 def cpu_share(pid, seconds=1.0):
     """The share of a CPU that a process takes during the next SECONDS."""
     before, start = cpu(pid), time.monotonic()

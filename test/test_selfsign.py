@@ -10,13 +10,15 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import textwrap
-import threading
 
 import pytest
+
+from conftest import LIBC
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(TOP, "dist", "selfsign.c")
@@ -866,9 +868,8 @@ class Served:
     def __init__(self, tool):
         self.proc = subprocess.Popen(["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", tool.cert, "-key",
                                       tool.key, "-www"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                     stderr=subprocess.DEVNULL)
-        self.timer = threading.Timer(30 * SLOW, self.proc.kill)
-        self.timer.start()
+                                     stderr=subprocess.DEVNULL,
+                                     preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG
         self.port = None
         for line in self.proc.stdout:
             found = re.match(rb"ACCEPT \S*:(\d+)", line)
@@ -878,7 +879,6 @@ class Served:
         assert self.port, "openssl s_server did not start"
 
     def end(self):
-        self.timer.cancel()
         self.proc.kill()
         self.proc.wait()
         self.proc.stdout.close()
