@@ -4,7 +4,7 @@ Every input goes to the three on loopback and to a reading of the RFC (different
 always. A peer that does otherwise must do exactly what the reading says once the rules of its table below are applied: each
 rule names what the peer does, why wssd does not, and the section. A rule that no input needs fails, too.
 
-WSSD_SEED=N repeats a random run; each prints its seed when it fails.
+WSSD_SEED=N draws other random inputs than those of every day.
 """
 
 import base64
@@ -28,7 +28,7 @@ from wsraw import (BINARY, CLOSE, CONT, KEY, PING, PONG, SLOW, TEXT, accept_key,
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 LIMIT = 65536
-SEED = int(os.environ.get("WSSD_SEED", random.SystemRandom().randrange(1 << 32)))
+SEED = int(os.environ.get("WSSD_SEED", "6455"))
 pytestmark = pytest.mark.xdist_group("differential")  # one worker has the servers for all
 
 Case = collections.namedtuple("Case", "name pieces fin")  # pieces of bytes, SYNC between them; fin: then our end
