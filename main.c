@@ -79,7 +79,7 @@ log_line(int priority, const char *format, ...)
 			line[n] = '?';
 	line[n++] = '\n';
 	/* whoever reads the log stops nothing by not reading it */
-	if (poll(&err, 1, 0) == 1 && write(STDERR_FILENO, line, n) < 0)
+	if (poll(&err, 1, 0) != 0 && write(STDERR_FILENO, line, n) < 0)
 		return; /* there is nobody left to tell */
 }
 
