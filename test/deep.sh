@@ -10,6 +10,10 @@ echo "== long tests"
 # one at a time: they measure, and the machine is theirs
 $python -m pytest -q -n 1 -m deep --timeout 1500 test || status=1
 
+echo "== each system call fails in each way, then the same with sanitizers"
+$python test/faulty.py --jobs "$jobs" || status=1
+WSSD_SLOW=2 $python test/faulty.py --jobs "$jobs" --binary build/san/wssd || status=1
+
 echo "== the suite under AddressSanitizer and UndefinedBehaviorSanitizer"
 WSSD=$PWD/build/san/wssd WSSD_SLOW=3 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
