@@ -9,11 +9,11 @@ import conftest
 import faulty
 
 # What the binary takes from libc and cannot enter the kernel with.
-PURE = set("""__ctype_b_loc __cxa_finalize __errno_location __libc_start_main __stack_chk_fail explicit_bzero getenv inet_ntop
-inet_pton memccpy memcmp memcpy memmove memset sigaddset sigemptyset snprintf stdout strcasecmp strcasestr strchr strcmp strcspn
-strerror strlen strncasecmp strncmp strnlen strrchr strsep strspn strstr strtok_r strtol strtoll vsnprintf
-exit printf puts sysconf""".split())
-# of these exit ends main, printf and puts fill a buffer that fflush empties, and sysconf(_SC_PAGESIZE) knows it from the start
+PURE = set("""__ctype_b_loc __ctype_tolower_loc __cxa_finalize __errno_location __libc_start_main __stack_chk_fail
+explicit_bzero getenv inet_ntop inet_pton memccpy memcmp memcpy memmove memset sigaddset sigemptyset snprintf stdout
+strcasecmp strcasestr strchr strcmp strcspn strerror strlen strncasecmp strncmp strnlen strrchr strsep strspn strstr
+strtok_r strtol strtoll vsnprintf exit printf puts sysconf""".split())
+# exit ends main; printf and puts fill a buffer that fflush empties; sysconf(_SC_PAGESIZE) is known from the start
 RUNTIME = re.compile(r"_*(asan|ubsan|gcov|gmon|ITM)_|br_")
 
 
@@ -51,7 +51,7 @@ def plain_name(symbol):
 
 def test_every_symbol_is_covered():
     """What the binary calls in libc fails in the shim, or is known to stay out of the kernel."""
-    text = subprocess.run(["nm", "-D", "--undefined-only", conftest.WSSD], stdout=subprocess.PIPE, check=True).stdout.decode()
+    text = subprocess.check_output(["nm", "-D", "--undefined-only", conftest.WSSD]).decode()
     symbols = {line.split()[-1] for line in text.splitlines() if not RUNTIME.match(line.split()[-1])}
     covered = {f.partition("-")[0] for f in faulty.FAULTS}
     assert covered <= {plain_name(s) for s in symbols}, "fails in the shim, and nobody calls it"
@@ -160,6 +160,52 @@ def test_a_log_that_cannot_be_written(server):
         s.answer(s.world.anyone)
         s.settle()
     assert s.control.get("hits") >= 5
+
+
+@pytest.mark.parametrize("error", ["ENOMEM", "EINVAL"])
+def test_no_memory_for_poll(server, error):
+    """The loop goes on, but it does not spin; what has waited is served at last."""
+    s = server()
+    with s.dial() as c:
+        c.upgrade("/echo")
+        s.control.arm("poll", 1, error, faulty.ALWAYS)
+        s.until(lambda: s.control.get("hits"), "no turn")
+        c.send_text("waits")
+        assert turns(s, 0.3) < 40           # of 10 ms
+        s.control.disarm()
+        c.expect_text("waits")
+        c.close_in_order()
+
+
+def residues(pid, what):
+    """How often it stands in what the process may write to."""
+    n = 0
+    with open("/proc/%d/maps" % pid) as maps, open("/proc/%d/mem" % pid, "rb", 0) as memory:
+        for area in re.finditer(r"^(\w+)-(\w+) rw.. .{14}(?!.*\[v)", maps.read(), re.M):
+            begin, end = int(area.group(1), 16), int(area.group(2), 16)
+            if end - begin < 1 << 28:       # not what a sanitizer reserves
+                memory.seek(begin)
+                n += memory.read(end - begin).count(what)
+    return n
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("error", ["EINVAL", None])
+def test_memory_that_cannot_be_given_back_is_wiped(server, tls, error):
+    """Who rests keeps his pages then, but nothing of him is left when he goes."""
+    s = server("--timeout", "2000", speed=4 * faulty.SPEED)
+    if error:
+        s.control.arm("madvise", 1, error, faulty.ALWAYS)
+    given = s.control.calls("madvise")
+    with s.dial(s.world.anyone if tls else None) as c:
+        c.upgrade("/echo").say(b"a secret" * 400)
+        assert residues(s.proc.pid, b"a secret") > 100 or not error
+        s.until(lambda: s.control.calls("madvise") > given, "nobody goes to rest")
+        c.say(b"short")
+        c.close_in_order()
+    s.settle()
+    assert residues(s.proc.pid, b"a secret") == 0
 
 
 def test_full_standard_output():

@@ -47,15 +47,17 @@ enum { SHORT = 1000, END = 1001 }; /* instead of an errno */
 enum function {
 	ACCEPT4, BIND, CLOCK_GETTIME, CLOSE, CONNECT, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, FFLUSH,
 	FSTAT, FSTATAT, GETENTROPY, GETHOSTNAME, GETRLIMIT, GETSOCKNAME, LISTEN, MADVISE, MMAP,
-	OPEN, OPENAT, POLL, READ_FILE, READ_OTHER, READ_SOCKET, RECV, RECV_DROP, SETRLIMIT, SETSOCKOPT,
-	SHUTDOWN, SIGNAL, SIGNALFD, SIGPROCMASK, SOCKET, WRITE_LOG, WRITE_SOCKET, FUNCTIONS
+	OPEN, OPENAT, POLL, POLL_LOG, READ_FILE, READ_OTHER, READ_SOCKET, RECV, RECV_DROP,
+	SETRLIMIT, SETSOCKOPT,
+	SHUTDOWN, SIGNAL, SIGNALFD, SIGPROCMASK, SOCKET, USLEEP, WRITE_LOG, WRITE_SOCKET, FUNCTIONS
 };
 
-static const char *const names[FUNCTIONS] = { "accept4", "bind", "clock_gettime", "close",
-	"connect", "epoll_create1", "epoll_ctl", "epoll_wait", "fflush", "fstat", "fstatat",
-	"getentropy", "gethostname", "getrlimit", "getsockname", "listen", "madvise", "mmap",
-	"open", "openat", "poll", "read-file", "read-other", "read-socket", "recv",
-	"recv-drop",	"setrlimit", "setsockopt", "shutdown", "signal", "signalfd", "sigprocmask", "socket",
+static const char *const names[FUNCTIONS] = {
+	"accept4", "bind", "clock_gettime", "close", "connect", "epoll_create1", "epoll_ctl",
+	"epoll_wait", "fflush", "fstat", "fstatat", "getentropy", "gethostname", "getrlimit",
+	"getsockname", "listen", "madvise", "mmap", "open", "openat", "poll", "poll-log",
+	"read-file", "read-other", "read-socket", "recv", "recv-drop", "setrlimit",
+	"setsockopt", "shutdown", "signal", "signalfd", "sigprocmask", "socket", "usleep",
 	"write-log", "write-socket" };
 
 enum { PORTS = 8, PLACES = 48, CONTROL = 4096 };
@@ -137,7 +139,8 @@ begin(void)
 		take_fault(fault);
 	if (file != NULL) {
 		int fd = (int)syscall(SYS_openat, AT_FDCWD, file, O_RDWR | O_CLOEXEC);
-		long p = syscall(SYS_mmap, NULL, CONTROL, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		long p = syscall(SYS_mmap, NULL, CONTROL, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			0);
 
 		if (fd < 0 || p == -1) {
 			dprintf(2, "shim: WSSD_FAULTS=%s: %s\n", file, strerror(errno));
@@ -234,6 +237,7 @@ PLAIN(SHUTDOWN, int, shutdown, (int fd, int how), (fd, how))
 PLAIN(SIGNAL, __sighandler_t, signal, (int n, __sighandler_t f), (n, f))
 PLAIN(SIGNALFD, int, signalfd, (int fd, const sigset_t *s, int flags), (fd, s, flags))
 PLAIN(SIGPROCMASK, int, sigprocmask, (int how, const sigset_t *s, sigset_t *old), (how, s, old))
+PLAIN(USLEEP, int, usleep, (useconds_t us), (us))
 PLAIN(SOCKET, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 
 /* Those that open: no file that the program opens is created. */
@@ -289,7 +293,8 @@ recv_of(int fd, int flags)
 MOVES(kind_of(fd), read, (int fd, void *p, size_t n), (fd, p, n))
 MOVES(kind_of(fd), __read_chk, (int fd, void *p, size_t n, size_t max), (fd, p, n, max))
 MOVES(recv_of(fd, flags), recv, (int fd, void *p, size_t n, int flags), (fd, p, n, flags))
-MOVES(recv_of(fd, flags), __recv_chk, (int fd, void *p, size_t n, size_t max, int flags), (fd, p, n, max, flags))
+MOVES(recv_of(fd, flags), __recv_chk, (int fd, void *p, size_t n, size_t max, int flags),
+	(fd, p, n, max, flags))
 MOVES(fd == 2 ? WRITE_LOG : WRITE_SOCKET, write, (int fd, const void *p, size_t n), (fd, p, n))
 
 int
@@ -326,12 +331,21 @@ clock_gettime(clockid_t id, struct timespec *ts)
 	return 0;
 }
 
+/* The question whether the log takes a line. */
+static enum function
+poll_of(const struct pollfd *p, nfds_t n)
+{
+	return n == 1 && p->fd == STDERR_FILENO ? POLL_LOG : POLL;
+}
+
 static int
 scaled(int timeout, const void *caller)
 {
 	int speed = (int)control->speed;
 
-	return timeout <= 0 || speed == 0 || !ours(caller) ? timeout : (timeout + speed - 1) / speed;
+	if (timeout <= 0 || speed == 0 || !ours(caller))
+		return timeout;
+	return (timeout + speed - 1) / speed;
 }
 
 int
@@ -340,7 +354,7 @@ poll(struct pollfd *p, nfds_t n, int timeout)
 	static int (*real)(struct pollfd *, nfds_t, int);
 
 	find(&real, "poll");
-	return strike(POLL, CALLER) != 0 ? -1 : real(p, n, scaled(timeout, CALLER));
+	return strike(poll_of(p, n), CALLER) != 0 ? -1 : real(p, n, scaled(timeout, CALLER));
 }
 
 int __poll_chk(struct pollfd *p, nfds_t n, int timeout, size_t max);
@@ -351,7 +365,7 @@ __poll_chk(struct pollfd *p, nfds_t n, int timeout, size_t max)
 	static int (*real)(struct pollfd *, nfds_t, int, size_t);
 
 	find(&real, "__poll_chk");
-	return strike(POLL, CALLER) != 0 ? -1 : real(p, n, scaled(timeout, CALLER), max);
+	return strike(poll_of(p, n), CALLER) != 0 ? -1 : real(p, n, scaled(timeout, CALLER), max);
 }
 
 /* What the test wants to know: where the program listens. */
