@@ -6,6 +6,7 @@
 #   DESTDIR PREFIX      where `make install` puts things
 #   SECONDS             how long `make fuzz` (600) and `make soak` (1800) last
 #   TARGET              of `make fuzz`: which, if not all
+#   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
 CC      = cc
@@ -19,6 +20,8 @@ PYTHON  = /usr/bin/python3
 JOBS    = 4
 SECONDS =
 TARGET  =
+N       = 300
+SEED    =
 
 -include config.mk
 
@@ -78,7 +81,7 @@ test:
 deep:
 	@sh test/install run test deep
 	@$(MAKE) all build/san/wssd
-	@JOBS=$(JOBS) PYTHON=$(PYTHON) sh test/deep.sh
+	@JOBS=$(JOBS) PYTHON=$(PYTHON) SEED=$(SEED) sh test/deep.sh
 
 # The proofs of the parsers, and that each of them can fail.
 prove:
@@ -109,6 +112,11 @@ soak:
 	@$(MAKE) all build/san/wssd
 	s=$(SECONDS) && $(PYTHON) test/soak.py --seconds $${s:-1800} wssd build/san/wssd
 
+# Changes of the sources, one at a time, that the tests must notice; goes on where it was broken off.
+mutate:
+	@sh test/install run test
+	$(PYTHON) test/mutate.py --number $(N) --seed "$(SEED)"
+
 audit:
 	$(PYTHON) test/audit.py
 
@@ -126,7 +134,8 @@ help:
 	@echo 'make coverage each line and each branch, by gcovr; build/coverage'
 	@echo 'make fuzz     libFuzzer over all targets, SECONDS each; make fuzz-check: that they find something'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
+	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check soak audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check soak mutate audit clean help

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
 # UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
-# proofs, a minute of each fuzzing target, and a short soak.
+# proofs, a minute of each fuzzing target, a short soak, and ten mutants.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -34,5 +34,8 @@ $python test/fuzz/fuzz.py --seconds 60 --jobs 2 || status=1
 
 echo "== soak, short"
 $python test/soak.py --seconds 40 wssd build/san/wssd || status=1
+
+echo "== ten mutants"
+$python test/mutate.py --number 10 --short --seed "$SEED" || status=1
 
 exit $status
