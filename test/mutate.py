@@ -19,10 +19,11 @@ places of the other mutants as they are, and the first N that count are the samp
 whose objects are the same bytes at the product's flags, does not count.
 
 Each is built with the Makefile's flags (only the file that changed) in a copy of the tree, and run against the unit tests,
-then some of the test files that kill most mutants of its file (what killed others of its kind, and each 25th test),
-then all of those, then the others of `make test`, each with -x: the first failure ends it. A failed test must fail a second time, alone; one that does not is put aside, and the suite goes on. So is what
-takes more than its time killed. --short leaves the last stage out. test/mutants.txt holds those that no test can kill, or
-that need none, each with its reason; an entry that fits no mutant any more is an error.
+then some of the test files that kill most mutants of its file (what killed others of its kind, and each 25th test), then
+all of those, then the others of `make test`; the first failure ends it. A failed test must fail a second time, alone; one that
+does not is put aside, and the suite goes on. What takes more than its time or memory is killed by that. --short leaves the
+last stage out. test/mutants.txt holds those that no test can kill, or that need none, each with its reason; an entry that
+fits no mutant any more is an error.
 
 Results go to build/mutate/results.jsonl, and what stands there for the same function text is not run again (survivors are,
 once a test has changed). The status is 1 when too many survive unexplained: more than 5 % of 100 or more; of fewer so many
@@ -32,6 +33,7 @@ that a suite which kills 97 % would see it in less than 1 of 1,000 runs (of ten:
 import argparse
 import collections
 import concurrent.futures
+import ctypes
 import hashlib
 import json
 import math
@@ -391,7 +393,11 @@ def session_memory(sid):
     return n
 
 
+LIBC = ctypes.CDLL(None)
+
+
 def limits():
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives a run that was broken off
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -424,7 +430,7 @@ class Place:
     def __init__(self, number, files):
         self.top = os.path.join(BUILD, "w%d" % number)
         self.log = os.path.join(BUILD, "w%d.log" % number)
-        self.failed, self.passed, self.now = (os.path.join(BUILD, "w%d.%s" % (number, k)) for k in ("failed", "passed", "now"))
+        self.failed, self.passed, self.now = (self.top + end for end in (".failed", ".passed", ".now"))
         shutil.rmtree(self.top, ignore_errors=True)
         for f in files:
             os.makedirs(os.path.dirname(os.path.join(self.top, f)), exist_ok=True)
@@ -772,6 +778,8 @@ def main():
             with open(os.path.join(TOP, file), "rb") as f:
                 digest.update(f.read())
         options.seed = digest.hexdigest()[:8]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(1))  # the results so far are written
     print("seed", options.seed, flush=True)
     return Session(options).run()
 
