@@ -205,6 +205,7 @@ decode_server(const uint8_t *b, size_t n, struct symbols *s)
 				total = 0;
 				symbol(s, opcode == 1 ? TEXT_BEGINS : BINARY_BEGINS);
 			}
+			CHECK(total + length <= sizeof going_on);
 			for (size_t i = 0; i < length; i++)
 				symbol(s, BYTE + (going_on[total + i] = b[at + size + i]));
 			total += length;

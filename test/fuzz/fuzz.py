@@ -30,6 +30,7 @@ TARGETS = {
     "conn": (2000, ["http.c", "tls.c", "ws.c"], ["-include", "fake.h"]),
     "frame": (400, [], []),
     "head": (9000, [], []),
+    "pem": (6000, [], []),
     "proxy": (2200, [], []),
     "ring": (600, [], []),
 }
@@ -47,6 +48,10 @@ BUGS = [
     ("head", "http.c", "return end - from == host_end - h->host &&", "return"),
     ("proxy", "tls.c", "whole >= 16 + 2 * ip + 4", "whole >= 16 + 2 * ip"),
     ("proxy", "tls.c", " || whole > PROXY_MAX", ""),
+    ("pem", "tls.c", "if (len > sizeof b->room - b->used)", "if (0)"),
+    ("pem", "tls.c", "if (b->certs == CERTS_MAX)", "if (b->certs > CERTS_MAX)"),
+    ("pem", "tls.c", "explicit_bzero(b->room + from, b->used - from);", ""),
+    ("pem", "tls.c", "return key_matches(b) ? NULL :", "return 1 ? NULL :"),
     ("config", "main.c", "cf.listeners++ == LISTENERS_MAX", "cf.listeners++ > LISTENERS_MAX"),
     ("config", "main.c", "names->n == NAMES_MAX || ", ""),
     ("config", "main.c", "*address == '\\0' || memccpy", "memccpy"),

@@ -4,7 +4,9 @@ What stands in test/fuzz/corpus began with these; what the fuzzers found since t
 """
 
 import os
+import subprocess
 import sys
+import tempfile
 
 
 def head():
@@ -142,14 +144,61 @@ def conn():
     return scripts
 
 
+def pem():
+    """Keys and certificates by openssl: not the same each time, so that the tree's own are the ones to keep."""
+    def openssl(*args, data=None):
+        return subprocess.run(["openssl"] + list(args), input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              check=True).stdout
+
+    def piece(file, wrap, data, times=None, flag=128):
+        return bytes([file | wrap << 2] if times is None else [file | wrap << 2 | flag, times]) + len(data).to_bytes(2, "big") + data
+
+    def sized(n, data):
+        return len(data).to_bytes(n, "big") + data
+
+    extensions = [(10, sized(2, b"\0\x1d\0\x17")), (11, sized(1, b"\0")), (13, sized(2, b"\4\3\4\1\5\3"))]
+    hello = b"\3\3" + b"r" * 32 + b"\0" + sized(2, b"\xc0\x2b\xc0\x2f\xcc\xa9\xcc\xa8") + sized(1, b"\0") + \
+        sized(2, b"".join(n.to_bytes(2, "big") + sized(2, data) for n, data in extensions))
+    hello = b"\x16\3\1" + sized(2, b"\1" + sized(3, hello))
+    out = []
+    pairs = []
+    for kind in (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
+                 ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"], ["-algorithm", "ED25519"]):
+        key = openssl("genpkey", *kind)
+        with tempfile.NamedTemporaryFile() as f:
+            f.write(key)
+            f.flush()
+            cert = openssl("req", "-new", "-x509", "-key", f.name, "-subj", "/CN=a", "-days", "3650", "-outform", "DER")
+        der = openssl("pkey", "-outform", "DER", data=key)
+        pairs.append((cert, der))
+        out.append(b"\0" + piece(0, 1, cert) + piece(1, 2, der) + piece(3, 0, hello))
+        out.append(b"\xf3" + piece(0, 1, cert) + piece(1, 2, der) + piece(2, 1, cert) + piece(3, 0, hello))
+        out.append(b"\0" + piece(0, 0, openssl("x509", "-inform", "DER", data=cert)) + piece(1, 0, key))
+        if "ED25519" not in kind:
+            wrap, name = (3, "ec") if "EC" in kind else (4, "rsa")
+            old = openssl(name, "-outform", "DER", *(["-traditional"] if name == "rsa" else []), data=key)
+            out.append(b"\0" + piece(0, 5, cert) + piece(1, wrap, old))
+    out.append(b"\0" + piece(0, 1, pairs[0][0]) + piece(0, 1, pairs[1][0]) + piece(1, 2, pairs[0][1]))
+    out.append(b"\0" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[1][1]))
+    out.append(b"\3" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[0][1]) + piece(2, 1, pairs[0][0]) + piece(2, 1, pairs[2][0]))
+    first = b"\3" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[0][1])
+    for times in (35, 36):
+        out.append(first + piece(2, 1, pairs[0][0], times))
+    out.append(first + piece(0, 1, b"junk" * 90, 250, 64) + piece(2, 1, pairs[1][0] + b"junk" * 90, 120, 64))
+    out.append(first + piece(0, 1, b"junk" * 90, 180) + piece(2, 1, pairs[0][0]))
+    out.append(b"\1" + piece(0, 0, b"\0") + piece(1, 0, b"x" * 60))
+    return out
+
+
 MAKERS = {f.__name__: f for f in (config, conn, frame, head, proxy, ring)}
+IN_THE_TREE = {"pem": pem}
 
 
 def write(directory, names=None):
     for name in names or MAKERS:
         below = os.path.join(directory, name)
         os.makedirs(below, exist_ok=True)
-        for i, data in enumerate(MAKERS[name]()):
+        for i, data in enumerate({**MAKERS, **IN_THE_TREE}[name]()):
             with open(os.path.join(below, "seed-%02d" % i), "wb") as f:
                 f.write(data)
 

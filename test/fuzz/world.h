@@ -11,7 +11,7 @@ enum {
 	EPOLL = 52,
 	LISTENER = 53,   /* the first listener */
 	CREDENTIAL = 56,
-	STREAM_MAX = 400000, /* bytes that one direction of a socket may carry */
+	STREAM_MAX = 400000, /* bytes that a peer may say */
 	PACKETS = 64
 };
 
@@ -54,6 +54,13 @@ static const struct entry_of_root {
 	const char *name;
 	size_t n;
 } files[] = { { "f.txt", 10 }, { "index.html", 1 }, { "big", 50000 }, { "empty", 0 } };
+
+/* Whether the peer takes more. */
+static int
+takes(const struct sock *s)
+{
+	return s->budget > 0 && (s->kind != PACKET_BACKEND || s->out_packets < PACKETS);
+}
 
 static void
 add(struct bytes *b, const void *p, size_t n)
@@ -109,7 +116,7 @@ ready(const struct sock *s)
 						       0 :
 					       POLLOUT | POLLHUP);
 	r |= in || s->fin || s->reset ? POLLIN : 0;
-	r |= s->budget > 0 || s->reset ? POLLOUT : 0;
+	r |= takes(s) || s->reset ? POLLOUT : 0;
 	r |= s->reset == 1 ? POLLERR : 0;
 	r |= s->reset || (s->fin && s->shut) ? POLLHUP : 0;
 	r |= s->fin || s->reset ? POLLRDHUP : 0;
@@ -220,8 +227,7 @@ fake_write(int fd, const void *p, size_t n)
 		return failed(EMSGSIZE);
 	if (n == 0)
 		return 0;
-	if (s->budget == 0 || s->out.n + n > STREAM_MAX ||
-		(s->kind == PACKET_BACKEND && s->out_packets == PACKETS))
+	if (!takes(s))
 		return failed(EAGAIN);
 	if (s->kind == PACKET_BACKEND) { /* all or nothing */
 		s->budget--;
