@@ -616,9 +616,18 @@ GROUPS = {
 }
 
 
+def hung_up():
+    """stdin is a pipe without a writer."""
+    r, w = os.pipe()
+    os.dup2(r, 0)
+    os.close(r)
+    os.close(w)
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_idle_second_costs_nothing(wssd, tls, group, tmp_path):
-    """Half-closed, reset and backpressured peers in each phase and on each backend: the loop sleeps."""
+    """Half-closed, reset and backpressured peers in each phase and on each backend: the loop sleeps. So it does although the
+    server's own stdin has hung up, which is what a poll of descriptor 0 would tell without being asked."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "index.html").write_text("hello")
@@ -627,7 +636,7 @@ def test_idle_second_costs_nothing(wssd, tls, group, tmp_path):
     with Backend() as tcp, Backend(path=tmp_path / "s") as unix, peers.BlackHole() as hole:
         s = wssd("/hub=hub", "/tcp=" + tcp.route, "/unix=" + unix.route, "/hole=" + hole.route,
                  f"/nobody=tcp:127.0.0.1:{peers.unused_port()}", "--timeout", "40", "--max-clients", "128",
-                 "--max-per-ip", "0", root=root, tls=tls)
+                 "--max-per-ip", "0", root=root, tls=tls, preexec=hung_up)
         backends = {"/tcp": tcp, "/unix": unix}
 
         def share(cases):

@@ -747,6 +747,17 @@ def test_nothing_behind_a_close_reaches_a_backend(wssd, tls):
         c.expect_close(1000, answer=False)
 
 
+@pytest.mark.parametrize("frames, why", [
+    (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), b"message inside a message"),
+    (frame(CONT, b"a"), b"continues nothing"),
+])
+def test_reason_tells_which(wssd, frames, why):
+    """5.4: the two ways to be out of order."""
+    with wssd(tls=False).open() as c:
+        c.send(frames)
+        assert c.expect_close(1002, data_allowed=True) == (1002, why)
+
+
 def test_the_table_is_complete():
     """At least 250 distinct cases, each named by a section of the RFC."""
     assert len(CASES) >= 250

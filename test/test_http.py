@@ -650,6 +650,15 @@ def test_directory_without_index(c):
     assert c.request("GET", "/noindex/").status == 404
 
 
+def test_longest_redirect(wssd, tmp_path):
+    """A path that would not fit into the reply for sure is not sent back."""
+    for n in (254, 255):
+        (tmp_path / ("d" * n)).mkdir()
+    c = wssd(root=tmp_path, tls=False).connect()
+    assert c.request("GET", "/" + "d" * 254).get("Location") == "/" + "d" * 254 + "/"
+    assert c.request("GET", "/" + "d" * 255).status == 404
+
+
 def test_no_root_no_files(wssd):
     s = wssd(plain=True)
     for tls in (True, False):

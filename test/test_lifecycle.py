@@ -97,6 +97,15 @@ WRONG = [
     ["--max-clients", "5x"],
     ["--max-clients", "99999999999999999999"],
     ["--max-clients", "18446744073709551617"],
+    ["--max-clients", "1000001"],
+    ["--max-per-ip", "1000001"],
+    ["--max-message", "268435457"],
+    ["--timeout", "86401"],
+    ["--ping", "86401"],
+    ["--check=2"],
+    ["--verbose=2"],
+    ["--version=2"],
+    ["--help=2"],
     ["--max-per-ip", "-1"],
     ["--max-per-ip", "many"],
     ["--max-message", "0x10"],
@@ -129,6 +138,10 @@ WRONG = [
     ["/x=echo,nonsense=1"],
     ["/x=echo,nonsense"],
     ["/x=hub,ring=0"],
+    ["/x=hub,ring=1"],
+    ["/x=tcp:127.0.0.1:1,ring=65536"],
+    ["/x=unix:/s,ring=65536"],
+    ["/x=seqpacket:/s,ring=65536"],
     ["/x=hub,ring=x"],
     ["/x=hub,ring=65535"],
     ["/x=echo,protocol=a|"],
@@ -178,6 +191,22 @@ def test_something_is_missing(wssd, args, word):
 ], ids=["listeners", "routes", "origins", "hosts", "protocols"])
 def test_too_many(wssd, args):
     complaint(wssd.bare(*args))
+
+
+@pytest.mark.parametrize("most, words, base", [
+    (8, lambda i: ["--listen", "ws://127.0.0.1:0"], []),
+    (32, lambda i: ["/r%d=echo" % i], ["--listen", "ws://127.0.0.1:0"]),
+    (16, lambda i: ["--origin", "https://%d.example" % i], ["--listen", "ws://127.0.0.1:0"]),
+], ids=["listeners", "routes", "origins"])
+def test_as_many_as_there_may_be(wssd, most, words, base):
+    assert wssd.bare("--check", *base, *sum((words(i) for i in range(most)), [])).returncode == 0
+    complaint(wssd.bare("--check", *base, *sum((words(i) for i in range(most + 1)), [])), "one too many")
+
+
+def test_largest_numbers(wssd):
+    """What is one less than too much."""
+    assert wssd.bare("--listen", "ws://127.0.0.1:0", "--max-clients", "1000000", "--max-per-ip", "1000000", "--max-message",
+                     "268435456", "--timeout", "86400", "--ping", "86400", "--verbose=1", "--check=1").returncode == 0
 
 
 def test_too_much_memory(wssd):
@@ -766,6 +795,9 @@ def test_counters(wssd, tmp_path):
         c.request("GET", "/f")
         c.request("GET", "/nothing")
     three = s.wait_counters(clients=0)
+    told = [m.groups() for m in (re.search(r" in=(\d+) out=(\d+) ", line) for line in s.lines(0)) if m]
+    sums = [sum(map(int, column)) for column in zip(*told)]
+    assert [three["bytes_in"], three["bytes_out"]] == sums and min(sums) > 200
     assert three["requests"] == 3 and three["upgrades"] == 1 and three["accepted"] == three["handshakes"] == 2
 
 
@@ -1083,6 +1115,17 @@ def test_priorities_for_journald(wssd, set_, prefix):
     leave(s.open())
     s.wait_counters(clients=0)
     assert [line for line in s.lines(0) if not re.match(prefix, line)] == []
+
+
+def test_priorities(wssd):
+    """syslog.h: 3 for errors, 4 for warnings, 6 for what happens, 7 for what only --verbose tells."""
+    env = {"JOURNAL_STREAM": "8:12345"}
+    s = wssd("--verbose", env=env, tls=False, preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)))
+    leave(s.open())
+    s.wait_counters(clients=0)
+    for line in ("<4>descriptors may run out", "<6>listening on ", "<7>open /echo$", "<6>127.0.0.1:"):
+        s.wait_log("^" + line, since=0)
+    assert wssd.bare("nonsense", env=env).stderr.startswith("<3>wssd: ")
 
 
 def test_verbose_says_more(wssd):

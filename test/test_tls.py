@@ -696,6 +696,26 @@ def test_garbage_on_the_tls_port(servers, name):
     s.wait_log(r"^127\.0\.0\.1:\d+ \S+ - (-|400) ")
 
 
+@pytest.mark.parametrize("alert, text", [
+    (40, "BearSSL's error (296)"), (42, "client: bad certificate (298)"), (46, "client: unknown certificate (302)"),
+    (48, "client: unknown CA (304)"), (70, "BearSSL's error (326)"),
+])
+def test_clients_alert_in_the_log(servers, alert, text):
+    """RFC 5246 section 7.2: what the client holds against us is named."""
+    s = servers("ec256")
+    answer_to(s, bytes((0x15, 3, 3, 0, 2, 2, alert)))
+    s.wait_log(r" secs=\S+: TLS: %s$" % re.escape(text))
+
+
+@pytest.mark.parametrize("name, text", [
+    ("no-suite", "no common suite or curve (552)"), ("version-1.0", "no common version (582)"),
+])
+def test_our_alert_in_the_log(servers, name, text):
+    s = servers("ec256")
+    answer_to(s, NOT_OURS[name])
+    s.wait_log(r" secs=\S+: TLS: %s$" % re.escape(text))
+
+
 @pytest.mark.parametrize("name", ["zeros", "record-too-long", "alert-first", "static-ecdh", "version-1.0"])
 def test_garbage_is_ended_by_the_server(servers, name):
     """Without waiting for a deadline, even though the client stays."""

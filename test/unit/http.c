@@ -30,11 +30,34 @@ short_origins(void **state)
 	}
 }
 
+/* What is not even looked for is not there, whatever went wrong before. */
+static void
+stale_errno(void **state)
+{
+	static unsigned char path[] = "/a//b";
+	const struct head h = { .path = 0, .path_end = 5 };
+	struct conn c = { .lis = cf.listener, .fd = -1, .bfd = -1, .state = HEAD };
+
+	(void)state;
+	cf.listener[0].plain = 1;
+	c.io = calloc(1, IO_TEXT);
+	c.tls = calloc(1, tls_size);
+	assert_non_null(c.io);
+	assert_non_null(c.tls);
+	assert_int_equal(tls_open(&c), 1);
+	errno = EMFILE;
+	assert_int_equal(file(&c, path, &h), MORE);
+	assert_int_equal(c.status, 404);
+	free(c.io);
+	free(c.tls);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(short_origins),
+		cmocka_unit_test(stale_errno),
 	};
 
 	return cmocka_run_group_tests_name("http", tests, NULL, NULL);

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-static char said[1024];
+static char said[1100];
 
 ssize_t __wrap_write(int fd, const void *p, size_t n);
 
@@ -127,10 +127,93 @@ pauses(void **state)
 	assert_int_equal(count.refused + count.accepted, 0);
 }
 
+/* What --help says in brackets is what holds without the option. */
+static void
+defaults(void **state)
+{
+	unsigned seen = 0;
+
+	(void)state;
+	for (const struct option *o = options; o->name != NULL; o++) {
+		const char *bracket = strrchr(o->help, '(');
+		char *end;
+
+		if (o->kind == NUMBER && bracket != NULL) {
+			long long said_there = strtoll(bracket + 1, &end, 10);
+
+			if (end == bracket + 1) /* "half" */
+				continue;
+			assert_int_equal(*(long long *)o->to, said_there);
+			seen++;
+		}
+	}
+	assert_int_equal(seen, 4);
+}
+
+/* The oldest of those that had two seconds, and no other, makes room. */
+static void
+room_for_a_newcomer(void **state)
+{
+	static struct conn two[2], *list[2];
+	static struct listener l = { .plain = 1, .addr.in.sin_family = AF_INET };
+	const long long max = cf.max_clients;
+
+	(void)state;
+	slots = two;
+	awake = list;
+	cf.max_clients = 2;
+	now = 10000;
+	awakes = clients = 0;
+	for (int i = 0; i < 2; i++) {
+		two[i] =
+			(struct conn){ .state = HEAD, .fd = -1, .bfd = -1, .lis = &l, .asleep = 1 };
+		two[i].addr = l.addr;
+		two[i].io = calloc(1, IO_TEXT);
+		two[i].tls = calloc(1, tls_size);
+		two[i].start = now - UNFINISHED + 1;
+		wake(&two[i]);
+		clients++;
+	}
+	assert_null(find_slot());
+	two[1].start--; /* two seconds */
+	assert_ptr_equal(find_slot(), &two[1]);
+	assert_int_equal(two[0].state, HEAD);
+	assert_int_equal(two[1].state, FREE);
+	assert_ptr_equal(find_slot(), &two[1]);
+	for (int i = 0; i < 2; i++) {
+		free(two[i].io);
+		free(two[i].tls);
+	}
+	cf.max_clients = max;
+	awakes = clients = 0;
+}
+
+/* A line of the log is one line, of printable characters, and has an end however long it is. */
+static void
+lines_of_the_log(void **state)
+{
+	static char text[2000];
+
+	(void)state;
+	log_line(INFO, "%s", "\x1f \x7f~\n\x80");
+	assert_string_equal(said, "? ?~??\n");
+	for (size_t n = 1000; n < 1100; n++) {
+		memset(text, 'x', n);
+		text[n] = '\0';
+		log_line(INFO, "%s", text);
+		assert_int_equal(strlen(said), n < 1022 ? n + 1 : 1023);
+		assert_int_equal(strspn(said, "x") + 1, strlen(said));
+		assert_int_equal(said[strlen(said) - 1], '\n');
+	}
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(defaults),
+		cmocka_unit_test(room_for_a_newcomer),
+		cmocka_unit_test(lines_of_the_log),
 		cmocka_unit_test(end_without_a_reason),
 		cmocka_unit_test(networks),
 		cmocka_unit_test(pauses),
