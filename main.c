@@ -62,7 +62,7 @@ static int64_t swept, stopping;         /* when; 0: not yet */
 void
 log_line(int priority, const char *format, ...)
 {
-	struct pollfd err = { STDERR_FILENO, POLLOUT, 0 };
+	struct pollfd err = { STDERR_FILENO, POLLOUT, 0 }; /* who does not read stops nothing */
 	char line[1024]; /* less than a pipe with POLLOUT takes at once: PIPE_BUF */
 	size_t n = 0;
 	va_list ap;
@@ -78,7 +78,6 @@ log_line(int priority, const char *format, ...)
 		if (line[n] < ' ' || line[n] > '~')
 			line[n] = '?';
 	line[n++] = '\n';
-	/* whoever reads the log stops nothing by not reading it */
 	if (poll(&err, 1, 0) != 0 && write(STDERR_FILENO, line, n) < 0)
 		return; /* there is nobody left to tell */
 }

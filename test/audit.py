@@ -352,9 +352,11 @@ LEFT_OPEN = "|".join(["TO" "DO", "FIX" "ME", "XX" "X", "HA" "CK"])
 
 @check
 def nothing_left_open(tree):
-    """No note to oneself is left in any file."""
+    """No note to oneself is left in any file, but for what a fuzzer made up."""
     out = []
     for f in tree.files():
+        if f.startswith("test/fuzz/corpus/"):
+            continue
         try:
             text = tree.read(f)
         except UnicodeDecodeError:
