@@ -102,6 +102,10 @@ fuzz:
 	@sh test/install run deep
 	s=$(SECONDS) && $(PYTHON) test/fuzz/fuzz.py --seconds $${s:-600} $(TARGET)
 
+fuzz-afl:
+	@sh test/install run deep fuzz
+	$(PYTHON) test/fuzz/fuzz.py --afl --seconds $(SECONDS)
+
 fuzz-check:
 	@sh test/install run deep
 	$(PYTHON) test/fuzz/fuzz.py --check $(TARGET)
@@ -133,9 +137,10 @@ help:
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
 	@echo 'make coverage each line and each branch, by gcovr; build/coverage'
 	@echo 'make fuzz     libFuzzer over all targets, SECONDS each; make fuzz-check: that they find something'
+	@echo 'make fuzz-afl AFL++ over the whole server'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-check soak mutate audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate audit clean help

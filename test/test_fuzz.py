@@ -10,20 +10,16 @@ import pytest
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "test", "fuzz"))
 import fuzz  # noqa: E402
-import seeds  # noqa: E402
 
-SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZERS = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 @pytest.mark.parametrize("target", sorted(fuzz.TARGETS))
 def test_replay(target, tmp_path):
     program = str(tmp_path / target)
     fuzz.compile_target(target, program, SANITIZERS, "gcc", more=["replay.c"])
-    os.mkdir(str(tmp_path / "seeds"))
-    if target in seeds.MAKERS:
-        seeds.write(str(tmp_path / "seeds"), [target])
-    r = subprocess.run([program, os.path.join(fuzz.CORPUS, target), str(tmp_path / "seeds")], stdin=subprocess.DEVNULL,
+    r = subprocess.run([program, os.path.join(fuzz.CORPUS, target)], stdin=subprocess.DEVNULL,
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100, cwd=str(tmp_path))
     text = r.stdout.decode(errors="replace")
     assert r.returncode == 0, text[-4000:]
-    assert int(text.split()[-2]) >= len(os.listdir(os.path.join(fuzz.CORPUS, target)))
+    assert int(text.split()[-2]) == len(os.listdir(os.path.join(fuzz.CORPUS, target))) > 10

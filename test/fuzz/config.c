@@ -23,13 +23,13 @@ static int fake_close(int fd);
 static int fake_poll(struct pollfd *p, nfds_t n, int timeout);
 static char *fake_strsep(char **at, const char *set);
 
-#define main wssd_main
-#define exit fake_exit
-#define write fake_write
-#define read fake_read
-#define open fake_open
-#define close fake_close
-#define poll fake_poll
+#define main   wssd_main
+#define exit   fake_exit
+#define write  fake_write
+#define read   fake_read
+#define open   fake_open
+#define close  fake_close
+#define poll   fake_poll
 #define strsep fake_strsep
 #include "main.c"
 #undef main
@@ -74,7 +74,8 @@ fake_write(int fd, const void *p, size_t n)
 static int
 fake_open(const char *name, int flags)
 {
-	if (strcmp(name, "missing") == 0 || ((flags & O_DIRECTORY) != 0) != (strcmp(name, "dir") == 0)) {
+	if (strcmp(name, "missing") == 0 ||
+		((flags & O_DIRECTORY) != 0) != (strcmp(name, "dir") == 0)) {
 		errno = strcmp(name, "missing") == 0 ? ENOENT : ENOTDIR;
 		return -1;
 	}

@@ -21,8 +21,16 @@
 
 enum { CLIENTS = 16, SLOTS = 5, MESSAGE = 70000, TURNS = 40000, SPIN = 40, CRUMBS = 300 };
 
-/* What a client said, or got, as symbols: bytes of messages and of pongs, and marks between them. */
-enum { TEXT_BEGINS = 1, BINARY_BEGINS, ENDS, PONG_BEGINS, PONG_ENDS, BYTE = 0x100, PONG_BYTE = 0x200 };
+/* What a client said, or got, as symbols: bytes of messages and of pongs, and marks between. */
+enum {
+	TEXT_BEGINS = 1,
+	BINARY_BEGINS,
+	ENDS,
+	PONG_BEGINS,
+	PONG_ENDS,
+	BYTE = 0x100,
+	PONG_BYTE = 0x200
+};
 
 struct symbols {
 	uint16_t *v;
@@ -173,16 +181,16 @@ decode_server(const uint8_t *b, size_t n, struct symbols *s)
 	for (; at < n; at += size + length) {
 		unsigned opcode = b[at] % 16, fin = b[at] >= 128;
 
-		CHECK(!s->closed);                        /* 5.5.1: nothing behind a Close */
-		CHECK((b[at] & 0x70) == 0);               /* 5.2 */
+		CHECK(!s->closed);          /* 5.5.1: nothing behind a Close */
+		CHECK((b[at] & 0x70) == 0); /* 5.2 */
 		CHECK(opcode <= 2 || (opcode >= 8 && opcode <= 10));
 		s->late = n - at < 2 || (b[at + 1] == 126 && n - at < 4);
 		if (s->late)
 			return;
-		CHECK(b[at + 1] <= 126);                  /* 5.1: not masked; not longer than a window */
+		CHECK(b[at + 1] <= 126); /* 5.1: not masked; not longer than a window */
 		size = b[at + 1] == 126 ? 4 : 2;
 		length = size == 4 ? b[at + 2] * 256U + b[at + 3] : b[at + 1];
-		CHECK(size == 2 || length >= 126);        /* 5.2: the shortest form */
+		CHECK(size == 2 || length >= 126);           /* 5.2: the shortest form */
 		CHECK(opcode < 8 || (fin && length <= 125)); /* 5.5 */
 		s->late = n - at < size + length;
 		if (s->late)
@@ -196,8 +204,9 @@ decode_server(const uint8_t *b, size_t n, struct symbols *s)
 			s->closed = 1;
 			s->answer = length == 0 ? 1005 : b[at + size] << 8 | b[at + size + 1];
 			CHECK(length == 0 || (length >= 2 && legal_code((unsigned)s->answer)));
-			CHECK(length == 0 || (second_utf8(b + at + size + 2, length - 2, &open) ==
-						     length - 2 && !open));
+			CHECK(length == 0 ||
+				(second_utf8(b + at + size + 2, length - 2, &open) == length - 2 &&
+					!open));
 		} else if (opcode < 8) {
 			CHECK((opcode == 0) == (message != 0)); /* 5.4 */
 			if (opcode != 0) {
@@ -210,7 +219,8 @@ decode_server(const uint8_t *b, size_t n, struct symbols *s)
 				symbol(s, BYTE + (going_on[total + i] = b[at + size + i]));
 			total += length;
 			if (message == 1) /* 5.6, 8.1 */
-				CHECK(second_utf8(going_on, total, &open) == total && !(fin && open));
+				CHECK(second_utf8(going_on, total, &open) == total &&
+					!(fin && open));
 			if (fin) {
 				symbol(s, ENDS);
 				message = 0;
@@ -316,7 +326,8 @@ same_packets(const struct symbols *s, const struct bytes *b, const size_t *at, s
 			begun = 1;
 			had = 0;
 		} else if (s->v[i] >= BYTE && s->v[i] < PONG_BYTE) {
-			if (k < packets && (had >= at[k + 1] - at[k] || b->p[at[k] + had] != s->v[i] - BYTE))
+			if (k < packets &&
+				(had >= at[k + 1] - at[k] || b->p[at[k] + had] != s->v[i] - BYTE))
 				return 0;
 			had++;
 		} else if (s->v[i] == ENDS) {
@@ -540,7 +551,8 @@ come(unsigned what)
 	s->budget = what & 2 ? 0 : SIZE_MAX / 2;
 	s->addr.in.sin_family = AF_INET;
 	s->addr.in.sin_port = htons((uint16_t)(1000 + clients_made));
-	s->addr.in.sin_addr.s_addr = htonl(0x0a000001 + (what >> 2 & 3)); /* 10.0.0.0/31: the proxy */
+	s->addr.in.sin_addr.s_addr =
+		htonl(0x0a000001 + (what >> 2 & 3)); /* 10.0.0.0/31: the proxy */
 }
 
 static void
@@ -554,8 +566,8 @@ say(struct sock *s, const void *p, size_t n)
 static void
 say_head(struct sock *s, unsigned what)
 {
-	static const char *const paths[] = { "/e", "/h", "/t", "/u", "/p", "/q", "/x", "/o", "/f.txt",
-		"/big", "/d", "/d/", "/none", "/empty", "/.", "/e?x=y" };
+	static const char *const paths[] = { "/e", "/h", "/t", "/u", "/p", "/q", "/x", "/o",
+		"/f.txt", "/big", "/d", "/d/", "/none", "/empty", "/.", "/e?x=y" };
 	char text[600];
 	int upgrade = what % 16 < 8 || what % 16 == 15;
 
@@ -563,8 +575,8 @@ say_head(struct sock *s, unsigned what)
 		what & 64 ? "HEAD" : "GET", paths[what % 16], (what & 192) != 192,
 		upgrade && !(what & 32) ? "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 					  "Sec-WebSocket-Version: 13\r\n"
-					  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" :
-					  "",
+					  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+					: "",
 		what % 16 == 6 || what & 128 ? "Authorization: Bearer secret\r\n" : "",
 		what % 16 == 7 ? "Origin: http://one\r\nSec-WebSocket-Protocol: c, b\r\n" : "",
 		what & 16 ? "Connection: close\r\n" : "");
@@ -592,7 +604,9 @@ say_frame(struct sock *s, struct input *in)
 	static const uint8_t characters[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z";
 	static uint8_t frame[14 + MESSAGE + 1000];
 	unsigned first = take(in), form = take(in), what = take(in);
-	size_t n = form < 200 ? form : form < 230 ? (form - 200) * 300U + what : (form - 230) * 2700U + what;
+	size_t n = form < 200   ? form
+		   : form < 230 ? (form - 200) * 300U + what
+				: (form - 230) * 2700U + what;
 	size_t size = n < 126 ? 2 : n < 65536 ? 4 : 10;
 	uint8_t key[4] = { (uint8_t)what, 7, (uint8_t)form, 0x5a };
 
@@ -602,7 +616,8 @@ say_frame(struct sock *s, struct input *in)
 		frame[i] = (uint8_t)((uint64_t)n >> 8 * (size - 1 - i));
 	memcpy(frame + size, key, 4);
 	for (size_t i = 0; i < n; i++)
-		frame[size + 4 + i] = (uint8_t)(what & 1 ? i * 31 + what : characters[i % 11]) ^ key[i % 4];
+		frame[size + 4 + i] =
+			(uint8_t)(what & 1 ? i * 31 + what : characters[i % 11]) ^ key[i % 4];
 	if (first % 16 == 8 && n >= 2) {
 		frame[size + 4] = (uint8_t)(what % 5) ^ key[0];
 		frame[size + 5] = (uint8_t)(0xe8 + what % 17) ^ key[1];
@@ -768,8 +783,8 @@ play(void)
 		break;
 	default: /* small frames, one after the other */
 		for (unsigned i = 0; s != NULL && i < 40; i++) {
-			static const uint8_t pong[] = { 0x8a, 0x80, 1, 2, 3, 4 }, ping[] = { 0x89, 0x81, 1, 2,
-				3, 4, 5 };
+			static const uint8_t pong[] = { 0x8a, 0x80, 1, 2, 3, 4 },
+					     ping[] = { 0x89, 0x81, 1, 2, 3, 4, 5 };
 
 			say(s, op & 16 ? ping : pong, op & 16 ? sizeof ping : sizeof pong);
 		}
@@ -796,7 +811,8 @@ static void
 leave(void)
 {
 	for (struct sock *s = socks; s < socks + used_socks; s++) {
-		int client = s->kind == CLIENT, backend = s->kind == BACKEND || s->kind == PACKET_BACKEND;
+		int client = s->kind == CLIENT,
+		    backend = s->kind == BACKEND || s->kind == PACKET_BACKEND;
 
 		if (leaving == 0 && client)
 			s->fin = 1;
@@ -846,7 +862,8 @@ next_phase(void)
 int
 fake_poll(struct pollfd *p, nfds_t n, int timeout)
 {
-	unsigned long long progress = moved_bytes + count.bytes_in + count.bytes_out + count.frames_in;
+	unsigned long long progress =
+		moved_bytes + count.bytes_in + count.bytes_out + count.frames_in;
 	int some = 0;
 
 	if (n == 1 && p->fd == STDERR_FILENO) { /* may a line be written? */
@@ -921,8 +938,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	ring = ((size_t)cf.max_message / HUB_FRAME + 2) * (HUB_FRAME + 16) + what / 8 * 64;
 	for (unsigned i = 0; i < cf.routes; i++)
 		if (cf.route[i].backend->ring)
-			cf.route[i].hub.size = ring < base.route[i].hub.size ? ring :
-									       base.route[i].hub.size;
+			cf.route[i].hub.size =
+				ring < base.route[i].hub.size ? ring : base.route[i].hub.size;
 	directories = 1;
 	used_socks = logged_ends = logged_strangers = logged_bugs = 0;
 	clients_made = turns = spins = crumbs = current = current_backend = 0;

@@ -38,20 +38,20 @@ int fake_shutdown(int fd, int how);
 int fake_socket(int family, int type, int protocol);
 ssize_t fake_write(int fd, const void *p, size_t n);
 
-#define accept4 fake_accept4
+#define accept4       fake_accept4
 #define clock_gettime fake_clock_gettime
-#define close fake_close
-#define connect fake_connect
-#define epoll_ctl fake_epoll_ctl
-#define epoll_wait fake_epoll_wait
-#define fstat fake_fstat
-#define fstatat fake_fstatat
-#define open fake_open
-#define openat fake_openat
-#define poll fake_poll
-#define read fake_read
-#define recv fake_recv
-#define setsockopt fake_setsockopt
-#define shutdown fake_shutdown
-#define socket fake_socket
-#define write fake_write
+#define close         fake_close
+#define connect       fake_connect
+#define epoll_ctl     fake_epoll_ctl
+#define epoll_wait    fake_epoll_wait
+#define fstat         fake_fstat
+#define fstatat       fake_fstatat
+#define open          fake_open
+#define openat        fake_openat
+#define poll          fake_poll
+#define read          fake_read
+#define recv          fake_recv
+#define setsockopt    fake_setsockopt
+#define shutdown      fake_shutdown
+#define socket        fake_socket
+#define write         fake_write

@@ -3,6 +3,7 @@
     fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding
     fuzz.py --merge [TARGET]...   what the working corpus has and the tree has not, but for what shows nothing new, goes to
                                   the tree, files of at most --largest BYTES (4096)
+    fuzz.py --afl                 AFL++ over the whole server for --seconds: its one client is what the fuzzer makes
     fuzz.py --check [TARGET]...   a bug is sown into a copy of the sources, one after the other: each must be found
 
 A run begins with test/fuzz/corpus/TARGET and with what earlier runs left in build/fuzz/work/TARGET. A finding is kept in
@@ -18,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import seeds
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -86,7 +89,8 @@ def compile_target(target, out, flags=FUZZER, compiler="clang", source=TOP, more
     os.makedirs(os.path.dirname(out), exist_ok=True)
     files = [os.path.join(HERE, f) for f in (target + ".c", "stubs.c") + tuple(more)] + \
         [os.path.join(source, f) for f in TARGETS[target][1]]
-    command = [compiler] + LANGUAGE + list(flags) + ["-I" + source, "-I" + HERE] + TARGETS[target][2] + files + ["-o", out, "-lbearssl"]
+    command = [compiler] + LANGUAGE + list(flags) + ["-I" + source, "-I" + HERE] + TARGETS[target][2] + files + \
+        ["-o", out, "-lbearssl"]
     r = run(command)
     if r.returncode != 0:
         sys.exit("%s: does not build\n%s" % (target, r.stdout))
@@ -202,9 +206,56 @@ def check(targets, seconds=60):
             what = re.findall(r"does not hold: .*|SUMMARY: (?!libFuzzer).*|runtime error: .*", r.text)
             print("%-7s %s: %s -> %s: %s" % (
                 target, name, " ".join(there.split()), " ".join(instead.split()) or "nothing", "NOT FOUND" if r.passed else
-                "found in %.1f s: %s" % (time.monotonic() - begun, re.sub(r"/\S*/", "", what[0]) if what else "?")), flush=True)
+                "found in %.1f s: %s" % (time.monotonic() - begun, re.sub(r"/\S*/", "", what[0]) if what else "?")),
+                    flush=True)
     print("%d passed, %d failed" % (len(bugs) - missed, missed))
     return missed == 0
+
+
+def afl(seconds):
+    """AFL++ over the binary; desock.c gives it one client. True if it neither crashed nor hung."""
+    d = os.path.join(BUILD, "afl")
+    shutil.rmtree(d, ignore_errors=True)
+    os.makedirs(os.path.join(d, "www"))
+    with open(os.path.join(d, "www", "index.html"), "w") as f:
+        f.write("<p>here\n")
+    seeds.write(d, ["stream"])
+    server, preload = os.path.join(d, "wssd"), os.path.join(d, "desock.so")
+    sources = [os.path.join(TOP, f) for f in ("main.c", "tls.c", "http.c", "ws.c")]
+    for command in (["afl-clang-fast", "-O2", "-rdynamic", "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined"] +
+                    LANGUAGE + sources + ["-o", server, "-lbearssl"],
+                    ["clang", "-O2", "-shared", "-fPIC"] + LANGUAGE + [os.path.join(HERE, "desock.c"), "-o", preload,
+                        "-ldl"]):
+        r = run(command, env=dict(os.environ, AFL_QUIET="1"))
+        if r.returncode != 0:
+            sys.exit(r.stdout)
+    env = dict(os.environ, AFL_PRELOAD=preload, AFL_NO_UI="1", AFL_SKIP_CPUFREQ="1", AFL_NO_AFFINITY="1", AFL_QUIET="1",
+               AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES="1", __AFL_DEFER_FORKSRV="1",
+               ASAN_OPTIONS="abort_on_error=1:symbolize=0:detect_leaks=0", UBSAN_OPTIONS="abort_on_error=1:symbolize=0")
+    command = ["afl-fuzz", "-i", os.path.join(d, "stream"), "-o", os.path.join(d, "out"), "-V", str(seconds), "-t",
+        "5000", "-m",
+               "none", "-x", os.path.join(HERE, "head.dict"), "--", server, "--listen", "ws://127.0.0.1:0", "--timeout", "1",
+               "--root", os.path.join(d, "www"), "--verbose", "/echo=echo,protocol=a|b", "/hub=hub"]
+    r = run(command, env=env)
+    stats = os.path.join(d, "out", "default", "fuzzer_stats")
+    if not os.path.exists(stats):
+        sys.exit(r.stdout[-4000:])
+    with open(stats) as f:
+        s = dict(re.findall(r"(\w+)\s*: (.*)", f.read()))
+    found = int(s["saved_crashes"]) + int(s["saved_hangs"])
+    print("AFL++: %s s, %s executions, %s inputs, %s of %s edges (%s), stability %s, %s crashes, %s hangs" % (
+        s["run_time"], format(int(s["execs_done"]), ","), s["corpus_count"], s["edges_found"], s["total_edges"],
+            s["bitmap_cvg"],
+        s["stability"], s["saved_crashes"], s["saved_hangs"]))
+    for kind in ("crashes", "hangs"):
+        names = os.path.join(d, "out", "default", kind)
+        for name in sorted(os.listdir(names)) if found else []:
+            print("  found: %s" % os.path.relpath(os.path.join(names, name)))
+    if found:
+        print("  replay: LD_PRELOAD=%s %s < FILE" % (os.path.relpath(preload), " ".join(command[command.index("--") + 1:])))
+    print("%d passed, %d failed" % (not found, bool(found)))
+    return not found
 
 
 def main():
@@ -213,6 +264,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--largest", type=int, default=4096)
+    parser.add_argument("--afl", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("targets", nargs="*", default=[])
     args = parser.parse_args()
@@ -220,6 +272,8 @@ def main():
     for t in targets:
         if t not in TARGETS:
             sys.exit("no such target: %s; there are %s" % (t, ", ".join(TARGETS)))
+    if args.afl:
+        return afl(args.seconds)
     if args.merge:
         return merge(targets, args.largest)
     return check(targets, min(args.seconds, 60)) if args.check else run_all(targets, args.seconds, args.jobs)

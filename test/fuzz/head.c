@@ -9,7 +9,7 @@
 #include "http.c"
 
 #define BEARER "c2VjcmV0-1~+/=" /* also what Basic says for it: not valid base64 */
-#define USER "YW5uYTpzZWNyZX" /* anna:secret, but for "Q=", where R, S and T are as good as Q */
+#define USER   "YW5uYTpzZWNyZX" /* anna:secret, but for "Q=", where R, S and T are as good as Q */
 
 static const char file_one[] = "one", file_two[] = "two"; /* the first has two credentials */
 
@@ -74,8 +74,8 @@ second_reading(const uint8_t *b, size_t n, const uint8_t *decoded, const struct 
 		for (stop = next; stop > value && isblank(stop[-1]); stop--)
 			;
 		CHECK(f->name == line - b && f->name_end == colon - b);
-		CHECK(f->value == f->value_end ? value == stop :
-			f->value == value - b && f->value_end == stop - b);
+		CHECK(f->value == f->value_end ? value == stop
+					       : f->value == value - b && f->value_end == stop - b);
 		CHECK(f->known == UNKNOWN || is(line, (size_t)(colon - line), names[f->known]));
 		for (int i = 0; f->known == UNKNOWN && i < UNKNOWN; i++)
 			CHECK(!is(line, (size_t)(colon - line), names[i]));
@@ -107,8 +107,8 @@ second_reading(const uint8_t *b, size_t n, const uint8_t *decoded, const struct 
 static size_t
 without(const uint8_t *b, size_t n, const char *port)
 {
-	return n >= strlen(port) && is(b + n - strlen(port), strlen(port), port) ? n - strlen(port) :
-										  n;
+	return n >= strlen(port) && is(b + n - strlen(port), strlen(port), port) ? n - strlen(port)
+										 : n;
 }
 
 /* Whether the origin is the host asked for, RFC 6454 7 and 6.1 by plain means. */
@@ -156,8 +156,9 @@ rules(uint8_t *b, struct head *h, unsigned what)
 				     is(host, host_n, "gateway")));
 	got = o->value == 0 || origin_allowed(&c, &list, b, h, o);
 	if (o->value != 0 && list.n > 0)
-		CHECK(got == (list.n == 3 || is(b + o->value, o->value_end - o->value, one) ||
-				     (list.n > 1 && is(b + o->value, o->value_end - o->value, two))));
+		CHECK(got ==
+			(list.n == 3 || is(b + o->value, o->value_end - o->value, one) ||
+				(list.n > 1 && is(b + o->value, o->value_end - o->value, two))));
 	else if (o->value != 0)
 		CHECK(got == same_origin(b + o->value, (size_t)(o->value_end - o->value), host, all,
 				     listener.plain));
@@ -168,7 +169,8 @@ rules(uint8_t *b, struct head *h, unsigned what)
 		contains(b + a->value, a->value_end - a->value, USER) ||
 		contains(b + k->value, k->value_end - k->value, "__Host-wssd=" USER);
 	CHECK(!got || could);
-	CHECK(h->basic == 0 || (got && (a->value_end - h->basic == 16 && is(b + h->basic, 14, USER))));
+	CHECK(h->basic == 0 ||
+		(got && (a->value_end - h->basic == 16 && is(b + h->basic, 14, USER))));
 	if (is(b + a->value, a->value_end - a->value, "Bearer " BEARER) &&
 		contains(b + a->value, a->value_end - a->value, BEARER))
 		CHECK(got);

@@ -1,9 +1,10 @@
 /*
- * Certificates, chains, keys and client CAs: tls_load over files that the input makes, as text or as
- * DER that is put into PEM here; then a client that says what is left of the input.  A set that is
- * refused must leave everything as it was, and nothing of itself; one that is accepted must let a
- * handshake begin.  An input: options, then pieces of a kind byte (file, wrapping), perhaps one of
- * how often (the piece, or its contents inside of one wrapping), two of length, contents.
+ * Certificates, chains, keys and client CAs: tls_load over files that the input makes, as text or
+ * as DER that is put into PEM here; then a client that says what is left of the input.  A set
+ * that is refused must leave everything as it was, and nothing of itself; one that is accepted
+ * must let a handshake begin.  An input: options, then pieces of a kind byte (file, wrapping),
+ * perhaps one of how often (the piece, or its contents inside of one wrapping), two of length,
+ * contents.
  */
 #include "fuzz.h"
 
@@ -15,9 +16,9 @@ static ssize_t fake_write(int fd, const void *p, size_t n);
 static int fake_shutdown(int fd, int how);
 static int fake_getentropy(void *p, size_t n);
 
-#define read fake_read
-#define write fake_write
-#define shutdown fake_shutdown
+#define read       fake_read
+#define write      fake_write
+#define shutdown   fake_shutdown
 #define getentropy fake_getentropy
 #include "tls.c"
 #undef read
@@ -82,8 +83,9 @@ read_file(const char *file, char *text, size_t size)
 		return "No such file or directory";
 	memcpy(text, files[i].b, files[i].n < size ? files[i].n : size - 1);
 	text[files[i].n < size ? files[i].n : size - 1] = '\0';
-	return files[i].n < size - 1 && strlen(text) == files[i].n ? NULL :
-								       "is too large or has a NUL byte";
+	return files[i].n < size - 1 && strlen(text) == files[i].n
+		       ? NULL
+		       : "is too large or has a NUL byte";
 }
 
 static void
@@ -196,7 +198,9 @@ serve(const struct listener *l)
 		max_align_t aligned;
 	} arena;
 	static struct tls tls;
-	struct conn c = { .state = SHAKE, .fd = FD, .bfd = -1, .lis = l, .tls = &tls, .io = arena.io };
+	struct conn c = {
+		.state = SHAKE, .fd = FD, .bfd = -1, .lis = l, .tls = &tls, .io = arena.io
+	};
 	enum step s = MORE, out = MORE;
 
 	heard = written = 0;
@@ -249,7 +253,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		CHECK(zeros(&banks[!cf.bank], offsetof(struct bank, room)));
 		CHECK(zeros(banks[!cf.bank].room, FILE_ROOM));
 		if (wrong != NULL) {
-			CHECK(strchr(wrong, ':') != NULL && strlen(wrong) > 10 && strlen(wrong) < 511);
+			CHECK(strchr(wrong, ':') != NULL && strlen(wrong) > 10 &&
+				strlen(wrong) < 511);
 			break;
 		}
 		CHECK(banks[cf.bank].ca[0] >= 1 && banks[cf.bank].certs <= CERTS_MAX);

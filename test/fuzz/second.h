@@ -47,14 +47,21 @@ second_utf8(const uint8_t *p, size_t n, int *open)
 
 	*open = 0;
 	for (size_t i = 0; i < n;) {
-		unsigned size = p[i] < 0x80 ? 1 : p[i] < 0xc0 ? 0 : p[i] < 0xe0 ? 2 :
-			p[i] < 0xf0 ? 3 : p[i] < 0xf8 ? 4 : 0;
+		unsigned size = p[i] < 0x80   ? 1
+				: p[i] < 0xc0 ? 0
+				: p[i] < 0xe0 ? 2
+				: p[i] < 0xf0 ? 3
+				: p[i] < 0xf8 ? 4
+					      : 0;
 
-		for (unsigned there = 1; there <= (size > 0 ? size : 1) && i + there <= n; there++) {
+		for (unsigned there = 1; there <= (size > 0 ? size : 1) && i + there <= n;
+			there++) {
 			uint32_t low = 0, high = 0;
 
 			for (unsigned k = 0; k < size; k++) {
-				unsigned bits = k > 0 ? 0x3f : size == 1 ? 0x7f : 0xff >> (size + 1);
+				unsigned bits = k > 0       ? 0x3f
+						: size == 1 ? 0x7f
+							    : 0xff >> (size + 1);
 
 				if (k > 0 && k < there && (p[i + k] & 0xc0) != 0x80)
 					return i + there - 1;

@@ -71,7 +71,8 @@ def config():
         "--listen ws://127.0.0.1:1 /u=unix:/run/s /p=seqpacket:/run/t,text --max-clients 1 --max-per-ip 0",
         "--help", "--version", "--config missing", "--config broken", "--listen", "--what", "x", "--ping -1",
         "--listen ws://127.0.0.1:1 --root missing", "--listen ws://127.0.0.1:1 /a=echo /a=hub", "--listen tcp://1.2.3.4:5",
-        "--listen ws://127.0.0.1:1 /a=unix:" + "x" * 108, "--listen ws://127.0.0.1:1 " + " ".join("/%d=echo" % i for i in range(33)),
+        "--listen ws://127.0.0.1:1 /a=unix:" + "x" * 108, "--listen ws://127.0.0.1:1 " +
+            " ".join("/%d=echo" % i for i in range(33)),
         " ".join("--listen ws://127.0.0.1:%d" % i for i in range(9)),
         "--listen ws://127.0.0.1:1 --host " + "|".join("abcdefghijklmnopq"),
     ]
@@ -82,6 +83,29 @@ def config():
     out.append(b"--config\nfile\0\7listen ws://1.2.3.4:5 more\n")
     out.append(b"--config\nfile\0\7config other\n")
     return out
+
+
+def stream():
+    """Whole connections as a client sends them, for the binary as a whole."""
+    def frame(first, payload, key=b"\1\2\3\4"):
+        n = len(payload)
+        length = bytes([128 | n]) if n < 126 else b"\xfe" + n.to_bytes(2, "big")
+        return bytes([first]) + length + key + bytes(b ^ key[i % 4] for i, b in enumerate(payload))
+
+    def get(path, upgrade=True, more=b""):
+        return b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + (
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" if upgrade else b"") + more + b"\r\n"
+
+    talk = frame(0x81, "aé€\U0001f600".encode()) + frame(1, b"x") + frame(0x89, b"ping") + frame(0x80, b"y") + \
+        frame(0x82, b"z" * 300)
+    bye = frame(0x88, b"\3\xe8bye")
+    return [get(b"/echo") + talk + bye, get(b"/hub") + talk + bye, get(b"/", False) + get(b"/echo") + talk,
+            get(b"/a", False, b"Authorization: Bearer secret\r\n") + get(b"/none", False), get(b"/echo") + frame(0x82,
+                b"x" * 20000),
+            get(b"/echo", more=b"Origin: http://localhost\r\nSec-WebSocket-Protocol: a, b\r\n") + bye,
+            get(b"/echo") + frame(0x81, b"\xff") + bye, get(b"/echo") + b"\x81\x05hello",
+                b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n"]
 
 
 def conn():
@@ -111,11 +135,13 @@ def conn():
 
     text, binary, ping, close = 0x81, 0x82, 0x89, 0x88
     says = bytes([8, 90]), bytes([8, 240]), bytes([8, 205])
-    talk = frame(text, 11, 0) + turn + frame(1, 12, 0) + frame(ping, 5, 1) + frame(0x80, 10, 1) + turn + frame(binary, 250, 1) + turn
+    talk = frame(text, 11, 0) + turn + frame(1, 12, 0) + frame(ping, 5, 1) + frame(0x80, 10, 1) + turn + \
+        frame(binary, 250, 1) + turn
     scripts = []
     for route in range(8):
         for leave in range(6):
-            scripts.append(bytes([leave | 0x38, 4]) + come + head(route) + talk + says[leave % 3] + turn + frame(close, 9, 2) + turn)
+            scripts.append(bytes([leave | 0x38, 4]) + come + head(route) + talk + says[leave % 3] + turn + frame(close, 9,
+                2) + turn)
         for how in range(1, 8):
             scripts.append(bytes([24, 4]) + backends(how) + come + head(route) + turn + backend(0) + turn + talk)
     for leave in range(6):
@@ -123,23 +149,32 @@ def conn():
         two = come + head(1) + come + head(1)
         scripts += [
             start + two + client(0) + talk + client(1) + talk + turn,
-            start + two + client(0) + does(4, 3) + client(1) + frame(binary, 200, 1) * 60 + turn + client(0) + does(7) + turn,
-            start + late + head(0) + turn + does(4, 30) + turn + talk + does(5, 31) + turn + does(6, 3) + turn + does(7) + turn,
-            start + come + head(2) + backend(5, 3) + talk + turn + backend(6) + says[1] + turn + backend(1 + leave % 2) + turn,
-            start + come + head(4) + says[0] + says[1] + says[2] + turn + talk + backend(5, 1) + talk + turn + backend(1) + turn,
+            start + two + client(0) + does(4, 3) + client(1) + frame(binary, 200, 1) * 60 + turn + client(0) + does(7) +
+                turn,
+            start + late + head(0) + turn + does(4, 30) + turn + talk + does(5, 31) + turn + does(6, 3) + turn + does(7) +
+                turn,
+            start + come + head(2) + backend(5, 3) + talk + turn + backend(6) + says[1] + turn + backend(1 + leave % 2) +
+                turn,
+            start + come + head(4) + says[0] + says[1] + says[2] + turn + talk + backend(5, 1) + talk + turn + backend(1) +
+                turn,
             start + come + head(8) + head(9) + head(11) + head(12) + head(9 | 64) + turn + head(15) + talk,
             start + late + head(9) + turn + does(5, 9) + turn + wait(12) + does(7) + head(3),
             start + come + head(0) + wait(15) + wait(15) + frame(text, 5, 0) + wait(15) + does(leave % 2) + turn,
             start + b"\1\1" + bytes([14, 6]) + turn + head(0) + talk + b"\1\1" + bytes([14, 1]) + head(0) + b"\1\11" + turn,
-            start + come + head(5) + says[0] + bytes([8, 100]) + turn + frame(text, 30, 0) + turn + backend(3, 2) + says[0] + turn,
+            start + come + head(5) + says[0] + bytes([8, 100]) + turn + frame(text, 30, 0) + turn + backend(3, 2) +
+                says[0] + turn,
             start + come + head(0) + b"\x0f" * 3 + turn + b"\x1f" * 9 + turn + wait(3),
-            start + come * 12 + turn + wait(15) + come + turn + wait(15) + client(3) + head(1) + bytes([13]) + turn + bytes([29]) + turn,
-            start + come + head(0) + frame(3, 3, 0) + frame(text, 3, 0) + turn, start + come + head(0) + frame(0x80, 3, 0) + turn,
+            start + come * 12 + turn + wait(15) + come + turn + wait(15) + client(3) + head(1) + bytes([13]) + turn +
+                bytes([29]) + turn,
+            start + come + head(0) + frame(3, 3, 0) + frame(text, 3, 0) + turn, start + come + head(0) + frame(0x80, 3,
+                0) + turn,
             start + come + head(4) + frame(binary, 0, 0) + turn, start + come + head(4) + frame(binary, 253, 3) + turn,
             start + late + head(0) + does(7) + turn + does(4) + frame(binary, 240, 1) * 3 + turn + does(3) + does(7) + turn,
             start + late + head(0) + does(5, 9) + frame(text, 2, 0) + turn,
-            start + come + head(4) + says[0] + frame(binary, 8, 1) + turn + says[2] + bytes([8, 255]) + turn + backend(2) + turn,
-            start + come + bytes([3, 30]) + b"GET /e HTTP/1.1\r\nHost: x\r\n\r\n" + turn + wait(1) + bytes([3, 4]) + b"\r\n\r\n",
+            start + come + head(4) + says[0] + frame(binary, 8, 1) + turn + says[2] + bytes([8, 255]) + turn + backend(2) +
+                turn,
+            start + come + bytes([3, 30]) + b"GET /e HTTP/1.1\r\nHost: x\r\n\r\n" + turn + wait(1) + bytes([3, 4]) +
+                b"\r\n\r\n",
         ]
     return scripts
 
@@ -151,7 +186,8 @@ def pem():
                               check=True).stdout
 
     def piece(file, wrap, data, times=None, flag=128):
-        return bytes([file | wrap << 2] if times is None else [file | wrap << 2 | flag, times]) + len(data).to_bytes(2, "big") + data
+        kind = [file | wrap << 2] if times is None else [file | wrap << 2 | flag, times]
+        return bytes(kind) + len(data).to_bytes(2, "big") + data
 
     def sized(n, data):
         return len(data).to_bytes(n, "big") + data
@@ -162,7 +198,8 @@ def pem():
     hello = b"\x16\3\1" + sized(2, b"\1" + sized(3, hello))
     out = []
     pairs = []
-    for kind in (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
+    for kind in (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+                 ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
                  ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"], ["-algorithm", "ED25519"]):
         key = openssl("genpkey", *kind)
         with tempfile.NamedTemporaryFile() as f:
@@ -180,7 +217,8 @@ def pem():
             out.append(b"\0" + piece(0, 5, cert) + piece(1, wrap, old))
     out.append(b"\0" + piece(0, 1, pairs[0][0]) + piece(0, 1, pairs[1][0]) + piece(1, 2, pairs[0][1]))
     out.append(b"\0" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[1][1]))
-    out.append(b"\3" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[0][1]) + piece(2, 1, pairs[0][0]) + piece(2, 1, pairs[2][0]))
+    out.append(b"\3" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[0][1]) + piece(2, 1, pairs[0][0]) + piece(2, 1,
+        pairs[2][0]))
     first = b"\3" + piece(0, 1, pairs[0][0]) + piece(1, 2, pairs[0][1])
     for times in (35, 36):
         out.append(first + piece(2, 1, pairs[0][0], times))
@@ -192,13 +230,14 @@ def pem():
 
 MAKERS = {f.__name__: f for f in (config, conn, frame, head, proxy, ring)}
 IN_THE_TREE = {"pem": pem}
+FOR_AFL = {"stream": stream}
 
 
 def write(directory, names=None):
     for name in names or MAKERS:
         below = os.path.join(directory, name)
         os.makedirs(below, exist_ok=True)
-        for i, data in enumerate({**MAKERS, **IN_THE_TREE}[name]()):
+        for i, data in enumerate({**MAKERS, **IN_THE_TREE, **FOR_AFL}[name]()):
             with open(os.path.join(below, "seed-%02d" % i), "wb") as f:
                 f.write(data)
 

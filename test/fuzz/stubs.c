@@ -9,7 +9,11 @@
 #include <stdarg.h>
 
 #define OTHERS __attribute__((weak))
-#define MISSING(name) OTHERS name { broken("never called", __func__, __LINE__); }
+#define MISSING(name)                                       \
+	OTHERS name                                         \
+	{                                                   \
+		broken("never called", __func__, __LINE__); \
+	}
 
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 

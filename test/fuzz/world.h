@@ -5,11 +5,11 @@
  */
 enum {
 	SOCKETS = 64,
-	FIRST = 100,   /* descriptor of the first socket */
-	ROOT = 50,     /* --root, and each directory below it */
+	FIRST = 100, /* descriptor of the first socket */
+	ROOT = 50,   /* --root, and each directory below it */
 	SIGNALS = 51,
 	EPOLL = 52,
-	LISTENER = 53,   /* the first listener */
+	LISTENER = 53, /* the first listener */
 	CREDENTIAL = 56,
 	STREAM_MAX = 400000, /* bytes that a peer may say */
 	PACKETS = 64
@@ -25,14 +25,14 @@ struct bytes {
 
 static struct sock {
 	enum what kind;
-	int ours;           /* the server has the descriptor open */
-	int listener;       /* where a client waits to be accepted, or 0 */
-	int proxied;        /* that is one with PROXY heads */
-	struct bytes in, out; /* from the peer, to it */
-	size_t taken;       /* of `in`, by the server */
-	size_t budget, cut; /* bytes that the peer takes; the most that a call moves */
-	int fin, reset;     /* the peer's end; 1: reset, 2: and the error was told */
-	int shut, linger;   /* ours */
+	int ours;                    /* the server has the descriptor open */
+	int listener;                /* where a client waits to be accepted, or 0 */
+	int proxied;                 /* that is one with PROXY heads */
+	struct bytes in, out;        /* from the peer, to it */
+	size_t taken;                /* of `in`, by the server */
+	size_t budget, cut;          /* bytes that the peer takes; the most that a call moves */
+	int fin, reset;              /* the peer's end; 1: reset, 2: and the error was told */
+	int shut, linger;            /* ours */
 	int read_error, write_error; /* of the next call */
 	int connected, connecting, how;
 	size_t packet[PACKETS + 1], out_packet[PACKETS + 1]; /* where each begins */
@@ -111,10 +111,10 @@ ready(const struct sock *s)
 	int r = 0;
 
 	if (s->kind != CLIENT && !s->connected)
-		return (short)(s->connecting ? s->how == LATER_REFUSED && s->connecting == 2 ?
-						       POLLOUT | POLLERR | POLLHUP :
-						       0 :
-					       POLLOUT | POLLHUP);
+		return (short)(s->connecting ? s->how == LATER_REFUSED && s->connecting == 2
+						       ? POLLOUT | POLLERR | POLLHUP
+						       : 0
+					     : POLLOUT | POLLHUP);
 	r |= in || s->fin || s->reset ? POLLIN : 0;
 	r |= takes(s) || s->reset ? POLLOUT : 0;
 	r |= s->reset == 1 ? POLLERR : 0;
@@ -214,7 +214,8 @@ fake_write(int fd, const void *p, size_t n)
 	if (fd == STDERR_FILENO)
 		return log_written(p, n);
 	s = sock_of(fd);
-	CHECK((n > 0 || s->kind == BACKEND) && !s->shut && s->kind != A_FILE && (s->kind == CLIENT || s->connected));
+	CHECK((n > 0 || s->kind == BACKEND) && !s->shut && s->kind != A_FILE &&
+		(s->kind == CLIENT || s->connected));
 	error = told_once(&s->write_error);
 	if (error != 0)
 		return failed(error);
