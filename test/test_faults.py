@@ -7,6 +7,7 @@ import pytest
 
 import conftest
 import faulty
+import peers
 
 # What the binary takes from libc and cannot enter the kernel with.
 PURE = set("""__ctype_b_loc __ctype_tolower_loc __cxa_finalize __errno_location __libc_start_main __stack_chk_fail
@@ -177,18 +178,6 @@ def test_no_memory_for_poll(server, error):
         c.close_in_order()
 
 
-def residues(pid, what):
-    """How often it stands in what the process may write to."""
-    n = 0
-    with open("/proc/%d/maps" % pid) as maps, open("/proc/%d/mem" % pid, "rb", 0) as memory:
-        for area in re.finditer(r"^(\w+)-(\w+) rw.. .{14}(?!.*\[v)", maps.read(), re.M):
-            begin, end = int(area.group(1), 16), int(area.group(2), 16)
-            if end - begin < 1 << 28:       # not what a sanitizer reserves
-                memory.seek(begin)
-                n += memory.read(end - begin).count(what)
-    return n
-
-
 @pytest.mark.plain
 @pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
 @pytest.mark.parametrize("error", ["EINVAL", None])
@@ -200,12 +189,12 @@ def test_memory_that_cannot_be_given_back_is_wiped(server, tls, error):
     given = s.control.calls("madvise")
     with s.dial(s.world.anyone if tls else None) as c:
         c.upgrade("/echo").say(b"a secret" * 400)
-        assert residues(s.proc.pid, b"a secret") > 100 or not error
+        assert peers.residues(s.proc.pid, b"a secret") > 100 or not error
         s.until(lambda: s.control.calls("madvise") > given, "nobody goes to rest")
         c.say(b"short")
         c.close_in_order()
     s.settle()
-    assert residues(s.proc.pid, b"a secret") == 0
+    assert peers.residues(s.proc.pid, b"a secret") == 0
 
 
 def test_full_standard_output():

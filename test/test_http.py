@@ -650,6 +650,20 @@ def test_directory_without_index(c):
     assert c.request("GET", "/noindex/").status == 404
 
 
+@pytest.mark.plain  # a sanitizer's shadow memory is too large to search
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+def test_a_request_leaves_nothing(wssd, tmp_path, tls):
+    """What stood in a head is gone when the connection has ended."""
+    (tmp_path / "f").write_text("f")
+    s = wssd(root=tmp_path, tls=tls)
+    secret = os.urandom(12).hex()
+    with s.connect() as c:
+        c.request("GET", "/f", extra=[("X-Secret", secret)])
+        assert peers.residues(s.pid, secret.encode()) > 0   # the control
+    s.wait_log(" /f 200 ")
+    assert peers.residues(s.pid, secret.encode()) == 0
+
+
 def test_longest_redirect(wssd, tmp_path):
     """A path that would not fit into the reply for sure is not sent back."""
     for n in (254, 255):
