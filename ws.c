@@ -388,9 +388,10 @@ hub_input(struct conn *c, const unsigned char *p, size_t n)
 {
 	struct hub *h = &c->route->hub;
 	struct entry e = { .sender = c->id, .opcode = c->message }, oldest;
-	size_t left = n;
+	size_t from = 0, left;
 
 	do {
+		left = n - from;
 		e.n = (uint16_t)(left < HUB_FRAME - sizeof e ? left : HUB_FRAME - sizeof e);
 		e.fin = e.n == left;
 		while (h->head + sizeof e + e.n - h->tail > h->size - HUB_FRAME) {
@@ -398,12 +399,11 @@ hub_input(struct conn *c, const unsigned char *p, size_t n)
 			h->tail += sizeof oldest + oldest.n;
 		}
 		memcpy(ring_at(h, h->head), &e, sizeof e);
-		memcpy(ring_at(h, h->head) + sizeof e, p, e.n);
+		memcpy(ring_at(h, h->head) + sizeof e, p + from, e.n);
 		h->head += sizeof e + e.n;
 		e.opcode = CONTINUATION;
-		p += e.n;
-		left -= e.n;
-	} while (left > 0);
+		from += e.n;
+	} while (from < n);
 	h->posted = 1;
 	return (ssize_t)n;
 }
