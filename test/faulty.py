@@ -652,7 +652,7 @@ class Campaign:
     def __init__(self, world, binary, name, short):
         self.world, self.binary, self.name, self.short = world, binary, name, short
         self.hit, self.sites, self.failures, self.runs = collections.Counter(), set(), [], 0
-        self.server = None
+        self.server, self.slower = None, 1
 
     def fail(self, what, why):
         self.failures.append("%s: %s: %s" % (self.name, what, why))
@@ -680,10 +680,26 @@ class Campaign:
                     not self.short or function == "recv")
                 for times in (1, 2) if twice else (1,):
                     for n in range(1, MOST):
-                        if len(self.failures) > 20 or not one(function, n, error, times):
+                        if len(self.failures) > 20 or not self.thrice(one, function, n, error, times):
                             break
                     else:
                         self.fail(function, "does not end")
+
+    def thrice(self, one, *fault):
+        """A run that fails is repeated with a slower clock, and again: our own delays are nobody's fault."""
+        usual = self.slower
+        for times in 1, 5, 25:
+            before, self.slower = len(self.failures), usual * times
+            if times > 1 and self.name in STEPS:
+                self.start()
+            met = one(*fault)
+            if len(self.failures) == before or times == 25:
+                break
+            del self.failures[before:]
+        self.slower = usual
+        if times > 1 and self.name in STEPS:
+            self.start()
+        return met
 
     # ---- a server that lives on
 
@@ -691,7 +707,8 @@ class Campaign:
         if self.server:
             self.server.kill()
         step_ = STEPS[self.name]
-        self.server = Server(self.world, self.binary, *step_.args, speed=step_.speed).launch().ready()
+        speed = step_.speed / self.slower
+        self.server = Server(self.world, self.binary, *step_.args, speed=speed).launch().ready()
         self.once()
         self.server.settle()
         time.sleep(3 * self.server.tick)        # empty slots give back their memory
@@ -710,10 +727,13 @@ class Campaign:
     def living(self):
         began, step_ = time.monotonic(), STEPS[self.name]
         try:
-            self.start()
-            before = self.server.control.calls()
-            noticed = self.once()
-            self.server.settle()
+            for self.slower in 1, 5, 25:
+                self.start()
+                before = self.server.control.calls()
+                noticed = self.once()
+                self.server.settle()
+                if not noticed:
+                    break
             if noticed:
                 self.fail("without a fault", repr(noticed))
             after = self.server.control.calls()
@@ -723,10 +743,8 @@ class Campaign:
                     self.run(function, 1, "short", ALWAYS)
             if after["read-file"] > before["read-file"]:
                 self.run("read-file", 1, "end", ALWAYS)
-            time.sleep(3 * self.server.tick)
-            grown = self.server.rss() - self.rss
-            if grown > 300 and "asan" not in open("/proc/%d/maps" % self.server.proc.pid).read():
-                self.fail("in all", "the server has grown by %d KiB" % grown)
+            if "asan" not in open("/proc/%d/maps" % self.server.proc.pid).read():
+                self.server.until(lambda: self.server.rss() - self.rss <= 700, "it has grown")       # a ring has 330
         except Exception as e:
             self.fail("campaign", repr(e))
         for function in step_.meets:
@@ -777,7 +795,7 @@ class Campaign:
     def start_once(self, function, n, error, times):
         what = "%s %d %s x %d" % (function, n, error, times)
         self.runs += 1
-        s = self.server = Server(self.world, self.binary)
+        s = self.server = Server(self.world, self.binary, speed=SPEED / self.slower)
         s.control.arm(function, n, error, times)
         try:
             s.launch()
@@ -833,7 +851,7 @@ class Campaign:
         """SIGTERM, while two clients are there."""
         what = "%s %d %s x %d" % (function, n, error, times)
         self.runs += 1
-        s = self.server = Server(self.world, self.binary, speed=5 / SLOW)
+        s = self.server = Server(self.world, self.binary, speed=5 / SLOW / self.slower)
         noticed, met = None, False
         try:
             s.launch().ready()
