@@ -19,7 +19,7 @@ def test_replay(target, tmp_path):
     program = str(tmp_path / target)
     fuzz.compile_target(target, program, SANITIZERS, "gcc", more=["replay.c"])
     r = subprocess.run([program, os.path.join(fuzz.CORPUS, target)], stdin=subprocess.DEVNULL,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100, cwd=str(tmp_path))
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500, cwd=str(tmp_path))
     text = r.stdout.decode(errors="replace")
     assert r.returncode == 0, text[-4000:]
     assert int(text.split()[-2]) == len(os.listdir(os.path.join(fuzz.CORPUS, target))) > 10
