@@ -356,6 +356,9 @@ def alone(options):
             soak.run()
         finally:
             soak.server.kill()
+            for backend in soak.streams.values():
+                if isinstance(backend, traffic.Broken):
+                    backend.stop()
     return sum(soak.results), len(soak.results) - sum(soak.results)
 
 

@@ -907,8 +907,14 @@ class Broken:
         self.address = path or self.sock.getsockname()
         name = "seqpacket" if packets else "unix"
         self.route = f"{name}:{path}" if path else "tcp:%s:%d" % self.address
-        self.slots = threading.Semaphore(64)
-        threading.Thread(target=self.run, daemon=True).start()
+        self.slots, self.over = threading.Semaphore(64), False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        """No more sockets of that name."""
+        self.over = True
+        self.thread.join(10)
 
     def listen(self):
         if self.path:
@@ -923,7 +929,7 @@ class Broken:
 
     def run(self):
         restart = time.monotonic() + 5
-        while True:
+        while not self.over:
             if time.monotonic() > restart:
                 self.sock.close()
                 time.sleep(self.rnd.uniform(0, 2))
