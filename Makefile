@@ -80,7 +80,7 @@ test:
 
 deep:
 	@sh test/install run test deep
-	@$(MAKE) all build/san/wssd
+	@$(MAKE) all build/san/wssd build/cov/wssd
 	@JOBS=$(JOBS) PYTHON=$(PYTHON) SEED=$(SEED) sh test/deep.sh
 
 # The proofs of the parsers, and that each of them can fail.
@@ -95,7 +95,7 @@ prove-mutants:
 coverage:
 	@sh test/install run test deep
 	@$(MAKE) build/cov/wssd
-	$(PYTHON) test/coverage.py --jobs $(JOBS)
+	$(PYTHON) test/covered.py --jobs $(JOBS)
 
 # Each target (or those of TARGET) for SECONDS, two at a time; the working corpus and what is found in build/fuzz.
 fuzz:

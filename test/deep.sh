@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
 # UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
-# proofs, a minute of each fuzzing target, a short soak, and ten mutants.
+# proofs, coverage, a minute of each fuzzing target, a short soak, and ten mutants.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -28,6 +28,9 @@ WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
 echo "== proofs"
 $python test/prove/prove.py || status=1
 $python test/prove/prove.py --mutants --sample 12 || status=1
+
+echo "== coverage"
+$python test/covered.py --jobs "$jobs" || status=1
 
 echo "== fuzzing"
 $python test/fuzz/fuzz.py --seconds 60 --jobs 2 || status=1

@@ -28,7 +28,6 @@ def build(name, directory, flags):
     with open(os.path.join(UNIT, name + ".c")) as f:
         text = f.read()
     own = re.findall(r'^#include "../../(\w+\.c)"', text, re.M)
-    wraps = sorted(set(re.findall(r"^__wrap_(\w+)\(", text, re.M)))
 
     def compiled(source, target, *more):
         if not os.path.exists(target):
@@ -40,8 +39,9 @@ def build(name, directory, flags):
     for source in [s for s in SOURCES if s not in own]:
         rename = ["-Dmain=wssd_main"] if source == "main.c" else []
         objects.append(compiled(source, os.path.join(directory, source + ".o"), *rename))
-    subprocess.run(CC + list(flags) + objects + ["-Wl,--wrap=" + w for w in wraps] +
-                   ["-o", program, "-lcmocka", "-lbearssl"], cwd=TOP, check=True)
+    symbols = subprocess.run(["nm", "--defined-only", objects[0]], stdout=subprocess.PIPE, check=True).stdout.decode()
+    wraps = ["-Wl,--wrap=" + w for w in sorted(set(re.findall(r" T __wrap_(\w+)", symbols)))]
+    subprocess.run(CC + list(flags) + objects + wraps + ["-o", program, "-lcmocka", "-lbearssl"], cwd=TOP, check=True)
     return program
 
 

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-static char said[1100];
+static char all[4096], said[1100]; /* the log; its last line */
 
 ssize_t __wrap_write(int fd, const void *p, size_t n);
 
@@ -21,37 +21,60 @@ __wrap_write(int fd, const void *p, size_t n)
 	assert_true(n < sizeof said);
 	memcpy(said, p, n);
 	said[n] = '\0';
+	if (strlen(all) + n < sizeof all)
+		strcat(all, said);
 	return (ssize_t)n;
+}
+
+/* A server of one slot, which is free. */
+static struct conn *
+one_slot(void)
+{
+	static struct conn c, *list[1] = { &c };
+	static unsigned char *io;
+	static struct tls *tls;
+
+	if (io == NULL) {
+		io_size = (IO_TEXT + HEAD_MAX + 4095) / 4096 * 4096;
+		io = aligned_alloc(4096, io_size);
+		tls = aligned_alloc(16, tls_size);
+		assert_true(io != NULL && tls != NULL);
+		memset(io, 0, io_size);
+		memset(tls, 0, tls_size);
+	}
+	c = (struct conn){ .fd = -1, .bfd = -1, .io = io, .tls = tls };
+	slots = &c;
+	awake = list;
+	cf.max_clients = 1;
+	awakes = clients = 0;
+	return &c;
 }
 
 /* A step that ends a connection and does not say why would be a bug of ours: counted and told. */
 static void
 end_without_a_reason(void **state)
 {
-	static struct conn c, *list[1] = { &c };
 	static struct listener l = { .plain = 1, .addr.in.sin_family = AF_INET };
+	struct conn *c = one_slot();
 	int fds[2];
 	char byte;
 
 	(void)state;
 	assert_int_equal(pipe(fds), 0);
-	c = (struct conn){ .state = HEAD, .fd = fds[1], .bfd = -1, .lis = &l, .addr = l.addr };
-	c.io = calloc(1, IO_TEXT);
-	c.tls = calloc(1, tls_size);
-	assert_non_null(c.io);
-	assert_non_null(c.tls);
-	awake = list;
+	c->state = HEAD;
+	c->fd = fds[1];
+	c->lis = &l;
+	c->addr = l.addr;
 	awakes = clients = 1;
 	count.bugs = 0;
-	conn_close(&c, NULL);
+	all[0] = '\0';
+	conn_close(c, NULL);
 	assert_int_equal(count.bugs, 1);
-	assert_non_null(strstr(said, ": bug: no reason\n"));
-	assert_int_equal(c.state, FREE);
+	assert_non_null(strstr(all, ": bug: no reason\n"));
+	assert_int_equal(c->state, FREE);
 	assert_int_equal(awakes + clients, 0);
 	assert_int_equal(read(fds[0], &byte, 1), 0); /* its descriptor is closed */
 	close(fds[0]);
-	free(c.io);
-	free(c.tls);
 }
 
 /* A proxy's network has none of another IP version's addresses, whatever their bytes are. */
@@ -89,19 +112,206 @@ networks(void **state)
 	}
 }
 
-static int accept_error;
+/* System calls, one of which fails; those of the start do nothing else, and give this descriptor. */
+
+enum call { NONE, SETRLIMIT, SIGNALFD, EPOLL, SOCKET, BIND, LISTENING, NAME, OPENING, POLLING,
+	GIVING };
+
+static enum call failing;
+static int error, entropy = 1, accepted = -1, opened, epoll_fails; /* of calls of epoll_ctl */
+static int exited, slept;
+static jmp_buf ended;
+
+static int
+result(enum call call, int good)
+{
+	errno = error;
+	return call == failing ? -1 : good;
+}
+
+#define START(call, name, parameters, good) \
+	int __wrap_##name parameters; \
+\
+	int __wrap_##name parameters \
+	{ \
+		return result(call, good); \
+	}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+START(SETRLIMIT, setrlimit, (int what, const struct rlimit *l), 0)
+START(SIGNALFD, signalfd, (int fd, const sigset_t *set, int flags), 77)
+START(EPOLL, epoll_create1, (int flags), 78)
+START(SOCKET, socket, (int family, int type, int protocol), 79)
+START(BIND, bind, (int fd, const struct sockaddr *a, socklen_t n), 0)
+START(LISTENING, listen, (int fd, int backlog), 0)
+START(NAME, getsockname, (int fd, struct sockaddr *a, socklen_t *n), 0)
+START(NONE, setsockopt, (int fd, int l, int o, const void *p, socklen_t n), 0)
+#pragma GCC diagnostic pop
 
 int __wrap_accept4(int fd, struct sockaddr *a, socklen_t *n, int flags);
+int __wrap_epoll_ctl(int fd, int op, int client, struct epoll_event *ev);
+int __wrap_getentropy(void *p, size_t n);
+int __real_open(const char *file, int flags, ...);
+int __wrap_open(const char *file, int flags, ...);
+int __real_poll(struct pollfd *p, nfds_t n, int timeout);
+int __wrap_poll(struct pollfd *p, nfds_t n, int timeout);
+int __wrap_madvise(void *p, size_t n, int advice);
+int __wrap_usleep(useconds_t n);
+_Noreturn void __wrap_exit(int status);
 
 int
 __wrap_accept4(int fd, struct sockaddr *a, socklen_t *n, int flags)
 {
 	(void)fd;
-	(void)a;
-	(void)n;
 	(void)flags;
-	errno = accept_error;
-	return -1;
+	memset(a, 0, *n);
+	a->sa_family = AF_INET;
+	errno = error;
+	return accepted;
+}
+
+int
+__wrap_epoll_ctl(int fd, int op, int client, struct epoll_event *ev)
+{
+	(void)fd;
+	(void)op;
+	(void)client;
+	(void)ev;
+	errno = ENOSPC;
+	return epoll_fails-- > 0 ? -1 : 0;
+}
+
+int
+__wrap_getentropy(void *p, size_t n)
+{
+	memset(p, 4, n);
+	errno = ENOSYS;
+	return entropy ? 0 : -1;
+}
+
+int
+__wrap_open(const char *file, int flags, ...)
+{
+	opened++;
+	return failing == OPENING ? -1 : __real_open(file, flags);
+}
+
+int
+__wrap_poll(struct pollfd *p, nfds_t n, int timeout)
+{
+	if (n == 1)
+		return __real_poll(p, n, timeout); /* the log's */
+	stopping = 1;
+	return result(POLLING, 0);
+}
+
+int
+__wrap_madvise(void *p, size_t n, int advice)
+{
+	(void)p;
+	(void)n;
+	(void)advice;
+	return result(GIVING, 0);
+}
+
+int
+__wrap_usleep(useconds_t n)
+{
+	slept += n > 0;
+	return 0;
+}
+
+_Noreturn void
+__wrap_exit(int status)
+{
+	exited = status;
+	longjmp(ended, 1);
+}
+
+/* What cannot be had at the start ends it with one sentence; fewer descriptors are only a pity. */
+static void
+refusals(void **state)
+{
+	static const struct {
+		enum call call;
+		int error;
+		const char *says;
+	} cases[] = {
+		{ SIGNALFD, EMFILE, "wssd: signalfd or epoll: Too many open files\n" },
+		{ EPOLL, ENOMEM, "wssd: signalfd or epoll: Cannot allocate memory\n" },
+		{ SOCKET, EACCES, "wssd: listen on 127.0.0.1:99: Permission denied\n" },
+		{ BIND, EADDRINUSE, "wssd: listen on 127.0.0.1:99: Address already in use\n" },
+		{ LISTENING, EADDRINUSE, "wssd: listen on 127.0.0.1:99: Address already in use\n" },
+		{ NAME, ENOBUFS, "wssd: listen on 127.0.0.1:99: No buffer space available\n" },
+		{ SETRLIMIT, EPERM, NULL },
+		{ NONE, 0, NULL },
+	};
+
+	(void)state;
+	cf.listeners = 1;
+	cf.max_clients = 1;
+	cf.listener[0].plain = 1;
+	cf.listener[0].addr.in = (struct sockaddr_in){ .sin_family = AF_INET,
+		.sin_port = htons(99), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	for (volatile size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		volatile int status = 0;
+
+		all[0] = '\0';
+		failing = cases[i].call;
+		error = cases[i].error;
+		if (setjmp(ended) == 0)
+			open_descriptors();
+		else
+			status = exited;
+		failing = NONE;
+		if (cases[i].says != NULL) {
+			assert_int_equal(status, 1);
+			assert_string_equal(all, cases[i].says);
+		} else {
+			assert_int_equal(status, 0);
+			assert_int_equal(strstr(all, "descriptors may run out") != NULL,
+				cases[i].call == SETRLIMIT);
+			assert_non_null(strstr(all, "listening on ws://127.0.0.1:99\n"));
+			assert_int_equal(cf.listener[0].fd, 79);
+		}
+	}
+}
+
+/* Without /dev/null it goes on: whoever starts it has given it the descriptors below 3. */
+static void
+no_devices(void **state)
+{
+	static char *words[] = { "wssd", "--version", NULL };
+
+	(void)state;
+	opened = 0;
+	failing = OPENING;
+	assert_int_equal(wssd_main(2, words), 0);
+	failing = NONE;
+	assert_int_equal(opened, 1);
+	cf.version = 0;
+}
+
+/* A poll that fails is no reason to spin; nothing is taken for ready. */
+static void
+no_poll(void **state)
+{
+	static struct pollfd room[4];
+
+	(void)state;
+	one_slot();
+	pfd = room;
+	for (int fails = 0; fails < 2; fails++) {
+		failing = fails ? POLLING : NONE;
+		error = ENOMEM;
+		slept = stopping = 0;
+		loop();
+		assert_int_equal(slept, fails);
+		assert_int_equal(pfds, 3);
+	}
+	failing = NONE;
+	stopping = 0;
 }
 
 /* Only what lasts makes accepting pause: not a client that is gone again, nor nobody. */
@@ -118,13 +328,78 @@ pauses(void **state)
 	count.refused = count.accepted = 0;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		paused = 0;
-		said[0] = '\0';
-		accept_error = cases[i].error;
+		all[0] = '\0';
+		error = cases[i].error;
 		accept_one(&l);
 		assert_int_equal(paused, cases[i].pauses);
-		assert_int_equal(strstr(said, "accepting pauses: ") != NULL, cases[i].pauses);
+		assert_int_equal(strstr(all, "accepting pauses: ") != NULL, cases[i].pauses);
 	}
 	assert_int_equal(count.refused + count.accepted, 0);
+}
+
+/* Who gets no entropy is not served, in TLS: predictable keys would be worse than none. */
+static void
+no_entropy(void **state)
+{
+	(void)state;
+	for (int plain = 0; plain < 2; plain++) {
+		int fds[2];
+		char byte;
+		struct conn *c = one_slot();
+
+		assert_int_equal(pipe(fds), 0);
+		accepted = fds[1];
+		entropy = 0;
+		all[0] = '\0';
+		cf.listener[0].plain = plain;
+		cf.max_per_ip = 0;
+		accept_one(&cf.listener[0]);
+		accepted = -1;
+		entropy = 1;
+		assert_int_equal(c->state, plain ? SHAKE : FREE);
+		assert_int_equal(clients, plain);
+		if (plain)
+			conn_close(c, "enough");
+		else
+			assert_non_null(strstr(all, ": no entropy\n"));
+		assert_int_equal(read(fds[0], &byte, 1), 0); /* closed */
+		close(fds[0]);
+	}
+}
+
+/*
+ * Who cannot be watched by epoll stays awake, and is served; what the kernel does not take back is
+ * still to be wiped.
+ */
+static void
+no_rest(void **state)
+{
+	static const struct {
+		int epoll, keeps, asleep, moved; /* failures; what comes of them */
+	} cases[] = { { 2, 0, 0, 3 }, { 1, 0, 1, 0 }, { 0, 0, 1, 0 }, { 1, 1, 1, 3 } };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct conn *c = one_slot();
+
+		cf.listener[0].plain = 1;
+		c->state = HEAD;
+		c->fd = 5;
+		c->lis = &cf.listener[0];
+		assert_int_equal(tls_open(c), 1);
+		c->asleep = 1;
+		wake(c);
+		c->again = 0;
+		c->moved = 3;
+		now = c->stepped + TICK;
+		epoll_fails = cases[i].epoll;
+		failing = cases[i].keeps ? GIVING : NONE;
+		rest(c);
+		failing = NONE;
+		assert_int_equal(c->asleep, cases[i].asleep);
+		assert_int_equal(awakes, !cases[i].asleep);
+		assert_int_equal(c->moved, cases[i].moved);
+	}
 }
 
 /* What --help says in brackets is what holds without the option. */
@@ -216,7 +491,12 @@ main(void)
 		cmocka_unit_test(lines_of_the_log),
 		cmocka_unit_test(end_without_a_reason),
 		cmocka_unit_test(networks),
+		cmocka_unit_test(refusals),
+		cmocka_unit_test(no_devices),
+		cmocka_unit_test(no_poll),
 		cmocka_unit_test(pauses),
+		cmocka_unit_test(no_entropy),
+		cmocka_unit_test(no_rest),
 	};
 
 	return cmocka_run_group_tests_name("main", tests, NULL, NULL);

@@ -42,9 +42,28 @@ no_header(void **state)
 	assert_int_equal(ws_frame((const unsigned char *)"", 0, &f), 0);
 }
 
-static int connect_error;
+static int connect_error, socket_error, option_error;
 
 int __wrap_connect(int fd, const struct sockaddr *a, socklen_t n);
+int __real_socket(int family, int type, int protocol);
+int __wrap_socket(int family, int type, int protocol);
+int __real_setsockopt(int fd, int level, int option, const void *p, socklen_t n);
+int __wrap_setsockopt(int fd, int level, int option, const void *p, socklen_t n);
+
+int
+__wrap_socket(int family, int type, int protocol)
+{
+	errno = socket_error;
+	return socket_error != 0 ? -1 : __real_socket(family, type, protocol);
+}
+
+int
+__wrap_setsockopt(int fd, int level, int option, const void *p, socklen_t n)
+{
+	errno = option_error;
+	return option_error != 0 && option == SO_PEEK_OFF ? -1 :
+	       __real_setsockopt(fd, level, option, p, n);
+}
 
 int
 __wrap_connect(int fd, const struct sockaddr *a, socklen_t n)
@@ -82,6 +101,30 @@ connecting(void **state)
 	}
 }
 
+/* Without a socket, or without what tells packets from each other, there is no backend. */
+static void
+no_socket(void **state)
+{
+	static const struct backend packets = { .family = AF_UNIX, .whole = 1 };
+	static struct route r = { .backend = &packets, .addr.un.sun_family = AF_UNIX };
+
+	(void)state;
+	connect_error = 0;
+	for (int i = 0; i < 3; i++) {
+		struct conn c = { .state = CONNECT, .route = &r, .bfd = -1 };
+
+		socket_error = i == 0 ? EMFILE : 0;
+		option_error = i == 1 ? EOPNOTSUPP : 0;
+		assert_int_equal(stream_open(&c), i == 2 ? MORE : DEAD);
+		assert_int_equal(c.bfd >= 0, i > 0);
+		if (i < 2)
+			assert_string_equal(c.why, strerror(i == 0 ? EMFILE : EOPNOTSUPP));
+		if (c.bfd >= 0)
+			close(c.bfd);
+	}
+	socket_error = option_error = 0;
+}
+
 /* A backend is lost by an error that lasts. */
 static void
 losing(void **state)
@@ -110,6 +153,7 @@ main(void)
 		cmocka_unit_test(idle),
 		cmocka_unit_test(no_header),
 		cmocka_unit_test(connecting),
+		cmocka_unit_test(no_socket),
 		cmocka_unit_test(losing),
 	};
 

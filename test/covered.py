@@ -5,7 +5,7 @@ in test/unit are built the same way; gcovr merges what all of them have counted.
 with each line and branch that nothing reached, index.html with all of them. The exceptions stand in test/README.md, and an
 exception that is reached, or whose text is not there any more, is a failure like a line that is not reached.
 
-Without arguments all is run; `test/coverage.py report` looks once more at what was counted."""
+Without arguments all is run; `test/covered.py report` looks once more at what was counted."""
 
 import argparse
 import collections
@@ -27,9 +27,9 @@ FLAGS = ["-O0", "--coverage", "-fprofile-abs-path"]
 EXCEPTIONS_MAX = 15
 
 # Of the suite the files that reach what no other file does.
-SUITE = ["access", "backends", "chain", "conformance", "credentials", "http", "lifecycle", "proxy", "seqpacket", "tls"]
+SUITE = "access backends chain conformance credentials http lifecycle proxy seqpacket tls".split()
 
-Exception_ = collections.namedtuple("Exception_", "file function count text")
+Gap = collections.namedtuple("Gap", "file function what text")
 
 
 def counted(directory):
@@ -87,60 +87,60 @@ def functions(text):
         yield name
 
 
-def missing(counts):
-    """Lines, and branches of lines that ran, which did not: {Exception_: line number}, and the figures of each file."""
+def missing(counts, texts):
+    """Lines, and branches of lines that ran, which did not: {Gap: line number}, and the figures of each file."""
     gaps, figures = {}, []
-    for name in SOURCES:
-        with open(os.path.join(TOP, name)) as f:
-            text = f.read().splitlines()
+    for name, lines in counts.items():
+        text = texts[name].splitlines()
         where = list(functions(text))
-        lines, branches = counts[name], [b for _, bs in counts[name].values() for b in bs]
-        ran, taken = sum(n > 0 for n, _ in lines.values()), sum(b > 0 for b in branches)
-        figures.append((name, len(lines), ran, len(branches), taken))
-        for i, (n, bs) in sorted(lines.items()):
-            count = "line" if n == 0 else "%d of %d" % (bs.count(0), len(bs)) if 0 in bs else None
-            if count:
-                gaps[Exception_(name, where[i - 1], count, " ".join(text[i - 1].split()))] = i
+        branches = [n for _, times in lines.values() for n in times]
+        ran, taken = sum(n > 0 for n, _ in lines.values()), sum(n > 0 for n in branches)
+        figures.append("%-7s %4d of %4d lines, %4d of %4d branches" % (name, ran, len(lines), taken, len(branches)))
+        for i, (n, times) in sorted(lines.items()):
+            if n == 0 or 0 in times:
+                what = "line" if n == 0 else "%d of %d" % (times.count(0), len(times))
+                gaps[Gap(name, where[i - 1], what, " ".join(text[i - 1].split()))] = i
     return gaps, figures
 
 
-def exceptions():
-    """From the block in test/README.md: "FILE, FUNCTION: N of M" or "line", the source text, the reason."""
-    with open(os.path.join(TEST, "README.md")) as f:
-        block = re.search(r"^<!-- exceptions -->\n(.*?)^<!-- end of exceptions -->", f.read(), re.M | re.S)
-    found = {}
+def exceptions(text):
+    """From the block in test/README.md: "FILE, FUNCTION: N of M" or "line", below it the source text, then the reason."""
+    block = re.search(r"^<!-- exceptions -->\n(.*?)^<!-- end of exceptions -->", text, re.M | re.S).group(1)
     entry = re.compile(r"^    (\w+\.c), (\w+): (line|\d+ of \d+)\n((?:     .*\n?)+)", re.M)
-    for m in entry.finditer(block.group(1)):
-        text, *reason = [" ".join(line.split()) for line in m.group(4).splitlines()]
-        found[Exception_(m.group(1), m.group(2), m.group(3), text)] = " ".join(reason)
+    found = {}
+    for m in entry.finditer(block):
+        source, *reason = [" ".join(line.split()) for line in m.group(4).splitlines()]
+        found[Gap(*m.group(1, 2, 3), source)] = " ".join(reason)
+    assert not entry.sub("", block).replace("```", "").strip(), "an exception in another form than these"
     return found
 
 
-def judge():
-    """Writes and prints the summary; passed, of lines and branches of each file, and failed: each that is not reached."""
-    gaps, figures = missing(gcovr())
-    known = exceptions()
-    out, failed = [], 0
-    for name, lines, ran, branches, taken in figures:
-        out.append("%-7s %4d of %4d lines, %4d of %4d branches" % (name, ran, lines, taken, branches))
-    for gap, line in gaps.items():
-        if gap not in known:
-            failed += 1
-        what = "the line" if gap.count == "line" else gap.count + " branches"
-        sort = "known" if gap in known else "NEVER"
-        out.append("%s %s:%d, %s: %s\n        %s" % (sort, gap.file, line, gap.function, what, gap.text))
-    for e, reason in known.items():
-        if e not in gaps or not reason:
-            failed += 1
-            out.append("STALE exception: %s, %s: %s: %s" % e)
+def compare(gaps, known):
+    """Complaints; and the gaps that are exceptions."""
+    wrong = ["NEVER %s:%d, %s: %s%s\n        %s" % (g.file, i, g.function, g.what, " branches" * (g.what != "line"), g.text)
+             for g, i in gaps.items() if g not in known]
+    wrong += ["STALE or without a reason: %s, %s: %s: %s" % gap
+              for gap, reason in known.items() if gap not in gaps or not reason]
     if len(known) > EXCEPTIONS_MAX:
-        failed += 1
-        out.append("%d exceptions, %d are allowed" % (len(known), EXCEPTIONS_MAX))
+        wrong.append("%d exceptions, %d are allowed" % (len(known), EXCEPTIONS_MAX))
+    return wrong, ["known %s:%d, %s: %s" % (gap.file, gaps[gap], gap.function, gap.what) for gap in known if gap in gaps]
+
+
+def judge():
+    """Writes and prints the summary; passed, of lines and branches of each file, and failed: each complaint."""
+    texts = {}
+    for name in SOURCES:
+        with open(os.path.join(TOP, name)) as f:
+            texts[name] = f.read()
+    with open(os.path.join(TEST, "README.md")) as f:
+        known = exceptions(f.read())
+    gaps, figures = missing(gcovr(), texts)
+    wrong, excused = compare(gaps, known)
+    summary = "\n".join(figures + excused + wrong) + "\n"
     with open(os.path.join(REPORT, "summary.txt"), "w") as f:
-        f.write("\n".join(out) + "\n")
-    print("\n".join(out))
-    wrong = {(gap.file, gap.count == "line") for gap in gaps if gap not in known}
-    return 2 * len(SOURCES) - len(wrong), failed
+        f.write(summary)
+    print(summary, end="")
+    return 2 * len(SOURCES) - len({(gap.file, gap.what == "line") for gap in gaps if gap not in known}), len(wrong)
 
 
 def main():
