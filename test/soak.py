@@ -365,7 +365,7 @@ def alone(options):
 def beside(options):
     """Each binary in a process of its own, at once; its lines come with its name in front."""
     passed = failed = 0
-    lock, threads, sums = threading.Lock(), [], []
+    lock, threads, procs = threading.Lock(), [], []
 
     def copy(name, proc):
         nonlocal passed, failed
@@ -377,17 +377,22 @@ def beside(options):
         with lock:
             passed += int(found[1]) if found else 0
             failed += int(found[2]) if found else 1
-        sums.append(proc.wait())
     for binary in options.binary:
         words = [sys.executable, os.path.abspath(__file__), "--seconds", str(options.seconds), "--seed", str(options.seed)]
         words += ["--fault", options.fault] if options.fault else []
         words += ["--preload", options.preload] if options.preload else []
         proc = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 encoding="utf-8", errors="replace", env=dict(os.environ, WSSD=os.path.abspath(binary)))
+        procs.append(proc)
         threads.append(threading.Thread(target=copy, args=(os.path.relpath(binary), proc)))
         threads[-1].start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        for proc in procs:
+            proc.terminate()
+            proc.wait()
     return passed, failed
 
 
@@ -399,6 +404,7 @@ def main():
     parser.add_argument("--preload")
     parser.add_argument("binary", nargs="*")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))      # and so nothing is left behind
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1 << 30)
     passed, failed = beside(options) if options.binary else alone(options)
