@@ -45,6 +45,7 @@ static const char *const types[][2] = { { ".html", "text/html" }, { ".js", "text
 	{ ".woff2", "font/woff2" } };
 static const char token[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 			    "abcdefghijklmnopqrstuvwxyz"; /* RFC 9110 5.6.2 */
+static const char hex[] = "0123456789abcdefABCDEF";
 static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* Grammar.  setlocale is never called: what ctype.h says holds for ASCII. */
@@ -128,8 +129,8 @@ parse_target(unsigned char *b, size_t from, size_t to, struct head *h)
 
 			long byte = strtol(digits, NULL, 16);
 
-			if (span(b, i + 1, to, "0123456789abcdefABCDEF") < i + 3 || byte < ' ' ||
-				byte == 127 || byte == '/')
+			if (span(b, i + 1, to, hex) < i + 3 || byte < 32 || byte == 127 ||
+				byte == '/')
 				return 400;
 			i += 2;
 			b[i] = (unsigned char)byte;
@@ -284,22 +285,22 @@ origin_allowed(const struct conn *c, const struct names *list, const unsigned ch
 	const char *port = c->lis->plain ? ":80" : ":443";
 	size_t host_end = same(b, h->port, h->host_end, port) ? h->port : h->host_end, i = h->host;
 	size_t from = origin->value + strlen(scheme), end = origin->value_end, n = strlen(port);
+	size_t start = from < end ? from : end;
 
 	if (list->n > 0)
 		return listed(list, b, origin->value, end);
 	if (host_end == h->port && end > n && same(b, end - n, end, port))
 		end -= n;
-	for (; from < end && i < host_end && tolower(b[from]) == tolower(b[i]); i++)
+	for (from = start; from < end && i < host_end && tolower(b[from]) == tolower(b[i]); i++)
 		from++;
-	return from == end && i == host_end &&
-	       same(b, origin->value, origin->value + strlen(scheme), scheme);
+	return from == end && i == host_end && same(b, origin->value, start, scheme);
 }
 
 /* Credentials: files of SHA-256 digests, in hex, one a line. */
 
 static struct credential {
 	const char *file; /* as the option or the route names it; NULL ends the bank */
-	char digest[65];
+	char sum[65];     /* the digest, in hex */
 } banks[2][CREDENTIALS_MAX + 1];
 
 /* Of a line the first word counts: the rest may say whose credential it is. */
@@ -321,12 +322,12 @@ http_load(void)
 			if (word == NULL || *word == '#')
 				continue;
 			k->file = name;
-			if (strlen(word) != 64 || strspn(word, "0123456789abcdefABCDEF") != 64)
+			if (strlen(word) != 64 || strspn(word, hex) != 64)
 				wrong = "needs a SHA-256 digest, 64 hexadecimal digits";
 			else if (k >= end)
 				wrong = "one too many";
 			else
-				snprintf((k++)->digest, sizeof k->digest, "%s", word);
+				snprintf((k++)->sum, sizeof k->sum, "%s", word);
 		}
 		if (wrong != NULL)
 			snprintf(sentence, sizeof sentence, "%s:%u: %s", name, at > 0 ? at : 1,
@@ -344,6 +345,7 @@ static int
 known(const char *file, const unsigned char *b, size_t from, size_t to, int coded)
 {
 	size_t end = coded ? span(b, from, to, base64) : to;
+	const struct credential *bank = banks[cf.bank];
 	unsigned found = 0, bits = 0;
 	br_sha256_context sha256;
 	unsigned char sum[br_sha256_SIZE], byte;
@@ -363,13 +365,11 @@ known(const char *file, const unsigned char *b, size_t from, size_t to, int code
 	}
 	br_sha256_out(&sha256, sum);
 	explicit_bzero(&sha256, sizeof sha256); /* which holds the end of the credential */
-	for (const struct credential *k = banks[cf.bank]; k->file != NULL; k++) {
-		unsigned differ = k->file != file;
+	for (size_t k = 0; k < CREDENTIALS_MAX && bank[k].file != NULL; k++) {
+		int differ = bank[k].file != file;
 
 		for (size_t i = 0; i < 2 * sizeof sum; i++) /* A-F: a-f */
-			differ |=
-				(unsigned)("0123456789abcdef"[sum[i / 2] >> (4 - i % 2 * 4) & 15] ^
-					   (k->digest[i] | 0x20));
+			differ |= hex[sum[i / 2] >> (4 - i % 2 * 4) & 15] ^ (bank[k].sum[i] | 32);
 		found |= differ == 0;
 	}
 	return (int)found;

@@ -8,3 +8,14 @@
 struct linger {
 	int l_onoff, l_linger;
 };
+
+#include <time.h>
+
+#define O_PATH 010000000
+#define st_mtime st_mtime; struct timespec st_mtim /* one field more in struct stat */
+#include <__fc_define_stat.h>
+#undef st_mtime
+
+/*@ requires \valid((char *)p + (0 .. n - 1));
+    assigns ((char *)p)[0 .. n - 1] \from \nothing; */
+void explicit_bzero(void *p, size_t n);
