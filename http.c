@@ -61,10 +61,7 @@ same(const unsigned char *b, size_t from, size_t to, const char *s)
 	return from == to && k == n ? 1 + (int)exact : 0;
 }
 
-/*
- * From i on, where the first byte of b[i, n) stands that is not in the set or, where the set begins
- * with CR, that is; n: there is none.
- */
+/* Where from i on b[i, n) leaves the set or, if the set begins with CR, meets it; n: nowhere. */
 static size_t
 span(const unsigned char *b, size_t i, size_t n, const char *set)
 {

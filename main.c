@@ -198,7 +198,7 @@ static const char *
 add_names(struct names *names, char *list)
 {
 	for (char *name; (name = strsep(&list, "|")) != NULL; names->v[names->n++] = name)
-		if (names->n == NAMES_MAX || *name == '\0')
+		if (names->n >= NAMES_MAX || *name == '\0')
 			return *name == '\0' ? "has an empty name" : "is one too many";
 	return NULL;
 }
@@ -215,7 +215,7 @@ set_listen(char *text)
 		return "is one too many";
 	l->plain = strcmp(scheme, "ws:") == 0;
 	cf.tls |= !l->plain;
-	if ((!l->plain && strcmp(scheme, "wss:") != 0) || address == NULL || *empty != '\0')
+	if ((!l->plain && strcmp(scheme, "wss:") != 0) || !empty || *empty != '\0' || !address)
 		return "needs wss:// or ws:// in front";
 	wrong = parse_address(address, &l->addr, 0);
 	while (wrong == NULL && (name = value = strsep(&text, ",")) != NULL) {
@@ -235,6 +235,7 @@ set_route(char *path, char *text)
 {
 	struct route *r = &cf.route[cf.routes];
 	char *address = strsep(&text, ","), *name = strsep(&address, ":"), *value;
+	const struct backend *k = backends;
 	const char *wrong = NULL;
 
 	if (cf.routes++ == ROUTES_MAX)
@@ -243,13 +244,13 @@ set_route(char *path, char *text)
 		if (strcmp(other->path, path) == 0)
 			return "is a route twice";
 	r->path = path;
-	for (r->backend = backends;
-		r->backend->name != NULL && strcmp(r->backend->name, name) != 0;)
-		r->backend++;
-	if (r->backend->name == NULL || (address != NULL) != (r->backend->family != 0))
+	while (k->name != NULL && strcmp(k->name, name) != 0)
+		k++;
+	if (k->name == NULL || (address != NULL) != (k->family != 0))
 		return "needs =echo, =hub, =tcp:ADDRESS:PORT, =unix:FILE or =seqpacket:FILE";
-	r->addr.sa.sa_family = r->backend->family;
-	if (r->backend->family == AF_INET)
+	r->backend = k;
+	r->addr.sa.sa_family = k->family;
+	if (k->family == AF_INET)
 		wrong = parse_address(address, &r->addr, 1);
 	else if (address != NULL &&
 		 (*address == '\0' || memccpy(r->addr.un.sun_path, address, '\0',
@@ -263,10 +264,9 @@ set_route(char *path, char *text)
 			wrong = add_names(&r->protocols, value);
 		else if (strcmp(name, "auth") == 0 && value != NULL)
 			r->auth = value;
-		else if (strcmp(name, "ring") == 0 && value != NULL && r->backend->ring)
+		else if (strcmp(name, "ring") == 0 && value != NULL && k->ring)
 			wrong = parse_number(value, 1, 1 << 30, &r->ring);
-		else if (strcmp(name, "text") == 0 && value == NULL && r->backend->whole &&
-			 !r->backend->ring)
+		else if (strcmp(name, "text") == 0 && value == NULL && k->whole && !k->ring)
 			r->text = 1;
 		else
 			wrong = "has an attribute that this backend does not know";
@@ -485,7 +485,7 @@ put_asleep(struct conn *c)
 static void
 conn_close(struct conn *c, const char *why)
 {
-	char status[8] = "-", cn[sizeof c->cn + 8] = "";
+	char status[8] = "-", cn[80] = "";
 
 	count.bugs += why == NULL;
 	if (c->status != 0) /* 7.1.5: 1006 is a WebSocket that ended without a Close */

@@ -19,3 +19,11 @@ struct linger {
 /*@ requires \valid((char *)p + (0 .. n - 1));
     assigns ((char *)p)[0 .. n - 1] \from \nothing; */
 void explicit_bzero(void *p, size_t n);
+void *memccpy(void *to, const void *from, int c, size_t n);
+#define MAP_NORESERVE 0x04000
+#define MADV_NOHUGEPAGE 15
+#define MADV_DONTNEED 4
+int madvise(void *p, size_t n, int advice);
+#include <sys/socket.h>
+int accept4(int fd, struct sockaddr *from, socklen_t *length, int flags);
+int getentropy(void *p, size_t n);

@@ -50,7 +50,8 @@ NARROWING = threading.Lock()
 # What Frama-C may say without harm: about the precision of its values, which alarms would show.
 HARMLESS = re.compile(
     r"\[eva:(loop-unroll|experimental|partition)\b|"
-    r"\[kernel:(CERT|typing:incompatible-types-call|parser:decimal-float)|"
+    r"\[kernel:(CERT|typing:(incompatible-types-call|implicit-conv-void-ptr)|parser:decimal-float)|"
+    r"\[variadic\] [^ ]* Warning: Call to function snprintf with non-static format|"  # show_address()
     r"\[kernel\] Warning: (ignoring|unsupported) attribute|Unknown attribute|"
     r"\[eva:alarm\]|"  # judged by the statuses
     r"\[wp\] Warning: Missing RTE guards")  # Eva looks after those
