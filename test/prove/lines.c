@@ -19,14 +19,14 @@ static int take_word(const char *where, size_t dashes, char *word, char *next);
     ensures \false; */
 static _Noreturn void die(int status, const char *where, const char *what, const char *wrong);
 
-static char sentence[] = "is wrong";
+static const char *const sentence = "is wrong";
 
 /*@ requires valid_read_string(file);
     requires \valid(text + (0 .. size - 1));
     assigns text[0 .. size - 1] \from indirect:file;
-    assigns \result \from &sentence[0], indirect:file;
+    assigns \result \from sentence, indirect:file;
     ensures text[size - 1] == 0;
-    ensures \result == \null || \result == &sentence[0]; */
+    ensures \result == \null || \result == sentence; */
 const char *read_file(const char *file, char *text, size_t size);
 
 #include "../../main.c"
