@@ -631,8 +631,12 @@ def full(s):
             with s.dial() as c:
                 c.the_end()
             b.close_in_order()
+        s.until(lambda: s.fds() == s.fds0 + 1, "the second is still there")
         with s.dial() as idle:
-            time.sleep(4 * s.tick)
+            s.until(lambda: s.fds() == s.fds0 + 2, "not accepted")
+            s.control.put("warp", s.control.get("warp") + 2500)
+            turns = s.control.calls("poll")
+            s.until(lambda: s.control.calls("poll") > turns + 2, "no turn")     # one of them has read the clock
             with s.dial() as c:
                 c.upgrade("/echo").say(b"room")
                 c.close_in_order()

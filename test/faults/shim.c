@@ -10,7 +10,8 @@
  *   WSSD_FAULTS=FILE       the same at any time: FILE is a struct control, shared with whoever
  *                          writes into it (see test/faulty.py); it has to be there, CONTROL bytes.
  *                          The process then ends with its parent.
- *   WSSD_FAULTS_SPEED=N    the monotonic clock runs N times as fast, and poll(2) waits accordingly
+ *   WSSD_FAULTS_SPEED=N    the monotonic clock runs N times as fast, and poll(2) and usleep(3) wait
+ *                          accordingly
  *
  * FUNCTION is one of names[] below: read(2) and write(2) by what they read and write, recv-drop is
  * recv(2) of a packet without MSG_PEEK, when it was looked at before and is there.  Only calls
@@ -237,7 +238,6 @@ PLAIN(SHUTDOWN, int, shutdown, (int fd, int how), (fd, how))
 PLAIN(SIGNAL, __sighandler_t, signal, (int n, __sighandler_t f), (n, f))
 PLAIN(SIGNALFD, int, signalfd, (int fd, const sigset_t *s, int flags), (fd, s, flags))
 PLAIN(SIGPROCMASK, int, sigprocmask, (int how, const sigset_t *s, sigset_t *old), (how, s, old))
-PLAIN(USLEEP, int, usleep, (useconds_t us), (us))
 PLAIN(SOCKET, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 
 /* Those that open: no file that the program opens is created. */
@@ -366,6 +366,15 @@ __poll_chk(struct pollfd *p, nfds_t n, int timeout, size_t max)
 
 	find(&real, "__poll_chk");
 	return strike(poll_of(p, n), CALLER) != 0 ? -1 : real(p, n, scaled(timeout, CALLER), max);
+}
+
+int
+usleep(useconds_t us)
+{
+	static int (*real)(useconds_t);
+
+	find(&real, "usleep");
+	return strike(USLEEP, CALLER) != 0 ? -1 : real((useconds_t)scaled((int)us, CALLER));
 }
 
 /* What the test wants to know: where the program listens. */
