@@ -20,10 +20,10 @@ whose objects are the same bytes at the product's flags, does not count.
 
 Each is built with the Makefile's flags (only the file that changed) in a copy of the tree, and run against the unit tests,
 then some of the test files that kill most mutants of its file (what killed others of its kind, and each 25th test), then
-all of those, then the others of `make test`; the first failure ends it. A failed test must fail a second time, alone; one that
-does not is put aside, and the suite goes on. What takes more than its time or memory is killed by that. --short leaves the
-last stage out. test/mutants.txt holds those that no test can kill, or that need none, each with its reason; an entry that
-fits no mutant any more is an error.
+all of those, then the others of `make test`; the first failure ends it. A failed test must fail a second time, alone, and
+pass with the sources as they are; one that does not is put aside, and the suite goes on. What takes more than its time or
+memory is killed by that. --short leaves the last stage out. test/mutants.txt holds those that no test can kill, or that
+need none, each with its reason; an entry that fits no mutant any more is an error.
 
 Results go to build/mutate/results.jsonl, and what stands there for the same function text is not run again (survivors are,
 once a test has changed). The status is 1 when too many survive unexplained: more than 5 % of 100 or more; of fewer so many
@@ -444,6 +444,8 @@ class Place:
                         MUTANT_PASSED=self.passed, MUTANT_NOW=self.now, PYTHONPATH=plugins, PYTHONDONTWRITEBYTECODE="1")
         if self.command(["make", "-s", "all"], 600) != 0:
             raise SystemExit("make failed:\n" + self.said())
+        self.original = os.path.join(self.top, "build", "wssd")
+        shutil.copy2(os.path.join(self.top, "wssd"), self.original)
         self.stale = []  # units compiled with a mutant
         self.objects = {o: self.read(o) for o in sorted(os.listdir(self.top)) if o.endswith(".o")}
         self.units = [f[:-2] for f in sorted(os.listdir(os.path.join(self.top, "test", "unit"))) if f.endswith(".c")]
@@ -533,7 +535,7 @@ class Place:
         return status, *(list(dict.fromkeys(open(f).read().splitlines())) for f in (self.failed, self.now))
 
     def suite(self, what, workers, seconds, **env):
-        """Who kills it, or None; and what failed only once. A failure must come twice."""
+        """Who kills it, or None; and what failed by chance. A failure must come twice, and not with the sources as they are."""
         flaky, done = [], []
         for _ in range(10):
             status, failed, passed = self.pytest(what, workers, seconds, done + flaky, **env)
@@ -545,7 +547,7 @@ class Place:
                 raise SystemExit("pytest ends with status %s:\n%s" % (status, self.said()))
             for test in failed:
                 again, _, _ = self.pytest([test], 0, 4 * TEST_TIME)
-                if again != 0:
+                if again != 0 and self.pytest([test], 0, 4 * TEST_TIME, WSSD=self.original)[0] == 0:
                     return test, flaky
                 flaky.append(test)
             done += [t for t in passed if t not in failed]
@@ -656,7 +658,7 @@ class Session:
             text = "%s:%d %s (%s): %s %s" % (m.file, m.line, m.function, m.operator, r["outcome"], r["by"])
             print("%5.0f s  %s" % (time.monotonic() - self.begun, text.rstrip()), flush=True)
             for test in r["flaky"]:
-                print("         failed only once: " + test)
+                print("         failed by chance: " + test)
 
     def work(self, place, queue, stages):
         """Takes mutants from the queue until enough count."""
