@@ -56,6 +56,7 @@ MUTANTS = [
            "a frame goes out whole, never more than there is room"),
     Mutant("out-more", "ws.c", "n = n <= room ? n : room;", "n = n <= room + 1 ? n : room;", "out",
            "a frame goes out whole, never more than there is room"),
+    Mutant("out-fin", "ws.c", "fin = fin && n <= room;", "fin = fin && n <= room + 1;", "out", "a part is never final"),
     Mutant("out-masked", "ws.c", "b[1] = (unsigned char)(length < 126 ? length : 126);",
            "b[1] = (unsigned char)(length < 126 ? length : 254);", "out", "a header of ours is never masked"),
     Mutant("ring-overwrite", "ws.c", "- h->tail > h->size - HUB_FRAME)", "- h->tail > h->size)", "ring",

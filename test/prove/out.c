@@ -78,6 +78,7 @@ static unsigned char *window(struct conn *c, size_t least, size_t *room);
   ensures all_or_part: \result == -1 || 0 <= \result <= n;
   ensures waits: \result == -1 ==> c->full != 0 && put == \old(put);
   ensures whole: \result >= 0 ==> put == \result + (\result <= 125 ? 2 : 4) && put <= space;
+  ensures part: 0 <= \result < n ==> put_fin < 128;
   ensures control: \result >= 0 && n <= WORTH ==> \result == n;
 */
 static ssize_t put_frame(struct conn *c, int fin, int opcode, const void *p, size_t n);
