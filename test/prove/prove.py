@@ -54,7 +54,7 @@ HARMLESS = re.compile(
     r"\[variadic\] \S+ Warning:\s+Call to function snprintf with non-static format|"  # show_address()
     r"\[nonterm:stmt\] \S+ Warning:\s+non-terminating function call\s+stack: (take_word|read_config) ::|"  # die()
     r"\[kernel\] Warning: (ignoring|unsupported) attribute|Unknown attribute|"
-    r"\[eva:alarm\]|"  # judged by the statuses
+    r"\[eva:alarm\]|\[kernel\] \S+ Warning:\s+all target addresses were invalid|"  # judged by the statuses
     r"\[wp\] Warning: Missing RTE guards")  # Eva looks after those
 
 
