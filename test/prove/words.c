@@ -46,9 +46,9 @@ strtoll(const char *s, char **end, int base)
 void *
 memccpy(void *to, const void *from, int c, size_t n)
 {
-	size_t length = strlen(from);
+	size_t length = strlen(from), room = sizeof((struct sockaddr_un *)0)->sun_path;
 
-	/*@ assert c == 0; */
+	/*@ assert c == 0 && n <= room; */
 	Frama_C_make_unknown(to, n);
 	return length < n ? to : NULL;
 }
