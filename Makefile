@@ -57,10 +57,10 @@ build/san/wssd: $(OBJ:.o=.c) ws.h Makefile
 	mkdir -p build/san
 	$(CC) $(OWN) $(SAN) -o $@ $(OBJ:.o=.c) $(LIB)
 
-# For `make coverage`: the same with counters, each condition a branch of its own.
+# For `make coverage`: the same with counters of gcc's, each condition a branch of its own.
 build/cov/wssd: $(OBJ:.o=.c) ws.h Makefile
 	mkdir -p build/cov
-	$(CC) $(OWN) $(COV) -o $@ $(OBJ:.o=.c) $(LIB)
+	gcc $(OWN) $(COV) -o $@ $(OBJ:.o=.c) $(LIB)
 
 install: all
 	mkdir -p $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/wssd
