@@ -660,7 +660,7 @@ def test_a_request_leaves_nothing(wssd, tmp_path, tls):
     with s.connect() as c:
         c.request("GET", "/f", extra=[("X-Secret", secret)])
         assert peers.residues(s.pid, secret.encode()) > 0   # the control
-    s.wait_log(" /f 200 ")
+    s.wait_counters(clients=0)
     assert peers.residues(s.pid, secret.encode()) == 0
 
 

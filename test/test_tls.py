@@ -636,6 +636,21 @@ SIGNATURES = bytes.fromhex("000d000800060403040 10503".replace(" ", ""))
 EXT = GROUPS + FORMATS + SIGNATURES
 
 
+def test_errors_name_the_line(wssd, certs, tmp_path):
+    """The line where reading stopped: the end of an object that cannot be used, or the line that is no base64."""
+    key, file = open(certs.key).read(), tmp_path / "file"
+    n = key.count("\n")
+    for option, text, line, what in (
+            ("--cert", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 3, "certificate: cannot be read"),
+            ("--key", key + key, 2 * n, "private key: one too many"),
+            ("--key", "\n\n" + key.replace("\n", "\n!", 1), 4, "private key: not valid PEM")):
+        file.write_text(text)
+        r = wssd.bare("--listen", "wss://127.0.0.1:0", "--check", "/echo=echo",
+                      "--cert", file if option == "--cert" else certs.cert,
+                      "--key", file if option == "--key" else certs.key)
+        assert r.stderr == "wssd: cannot load: %s:%d: %s\n" % (file, line, what), r.stderr
+
+
 def answer_to(s, data, end=True):
     """What comes back on the wire, until the server ends it."""
     with wsraw.connect(s.port) as c:
