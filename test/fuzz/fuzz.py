@@ -1,13 +1,14 @@
 """Builds and runs the fuzzing targets of this directory (libFuzzer, AddressSanitizer, UndefinedBehaviorSanitizer).
 
     fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding
-    fuzz.py --merge [TARGET]...   what the working corpus has and the tree has not, but for what shows nothing new, goes to
-                                  the tree, files of at most --largest BYTES (4096)
+    fuzz.py --merge [TARGET]...   the smallest set of inputs that reaches all that the tree's and the working corpus reach
+                                  takes the place of the tree's, files of at most --largest BYTES (4096)
     fuzz.py --afl                 AFL++ over the whole server for --seconds: its one client is what the fuzzer makes
+    fuzz.py --coverage            lines and branches of the sources that the corpora reach (and build/fuzz/work/TARGET)
     fuzz.py --check [TARGET]...   a bug is sown into a copy of the sources, one after the other: each must be found
 
-A run begins with test/fuzz/corpus/TARGET and with what earlier runs left in build/fuzz/work/TARGET. A finding is kept in
-build/fuzz/findings; `build/fuzz/TARGET FILE` replays it.
+A run begins with test/fuzz/corpus/TARGET, the seeds of seeds.py, and what earlier runs left in build/fuzz/work/TARGET. A
+finding is kept in build/fuzz/findings; `build/fuzz/TARGET FILE` replays it.
 """
 
 import argparse
@@ -45,10 +46,10 @@ BUGS = [
     ("frame", "ws.c", "(size == 10 && n > 2 && b[2] > 127) ||", ""),
     ("frame", "ws.c", "s == 0xf4 ? 0x8f", "s == 0xf4 ? 0x90"),
     ("frame", "ws.c", "for (; i < n; i++)\n\t\tp[i] ^=", "for (; i <= n; i++)\n\t\tp[i] ^="),
-    ("head", "http.c", "h->fields == FIELDS_MAX", "h->fields > FIELDS_MAX"),
+    ("head", "http.c", "h->fields >= FIELDS_MAX", "h->fields > FIELDS_MAX"),
     ("head", "http.c", "i + 11 > n || ", ""),
     ("head", "http.c", "(f.known < ONCE && h->last[f.known].value != 0) ||", ""),
-    ("head", "http.c", "return end - from == host_end - h->host &&", "return"),
+    ("head", "http.c", "return from == end && i == host_end &&", "return i == host_end &&"),
     ("proxy", "tls.c", "whole >= 16 + 2 * ip + 4", "whole >= 16 + 2 * ip"),
     ("proxy", "tls.c", " || whole > PROXY_MAX", ""),
     ("pem", "tls.c", "if (len > sizeof b->room - b->used)", "if (0)"),
@@ -61,10 +62,11 @@ BUGS = [
     ("conn", "main.c", "c->again = 1; /* lost wake-up 1 */", ""),
     ("conn", "main.c", "if (s == MORE && c->full)", "if (0)"),
     ("conn", "main.c", "awake[c->spot]->spot = c->spot;", ""),
-    ("conn", "main.c", "if ((client & ~POLLOUT) != 0)", "if ((client & POLLIN) != 0 && (client & POLLERR) == 0)"),
+    ("conn", "main.c", "c->readable |= (client & ~POLLOUT) != 0;",
+     "c->readable |= (client & POLLIN) != 0 && (client & POLLERR) == 0;"),
     ("conn", "tls.c", "explicit_bzero(c->io + IO_STAGE, n);", ""),
     ("conn", "tls.c", "else if ((t->sent += (uint32_t)w) == t->out)", "else if ((t->sent += (uint32_t)n) == t->out)"),
-    ("conn", "http.c", "c->text_high = (uint32_t)(had + n);", ";"),
+    ("conn", "http.c", "c->text_high = c->text_high > had + n ? c->text_high : (uint32_t)(had + n);", ";"),
     ("conn", "http.c", "c->left = c->text = c->scan = 0;", "c->left = c->text = 0;"),
     ("conn", "ws.c", "c->clear -= (uint32_t)used;", ""),
     ("conn", "ws.c", "if (last && c->utf8 != 0)", "if (0)"),
@@ -116,6 +118,14 @@ class Result:
             "no finding" if self.passed else "A FINDING")
 
 
+def corpora(target):
+    """What there is to begin with: what the tree has, and the seeds that are made from seeds.py."""
+    below = os.path.join(BUILD, "seeds")
+    if target in seeds.MAKERS:
+        seeds.write(below, [target])
+    return [d for d in (os.path.join(CORPUS, target), os.path.join(below, target)) if os.path.isdir(d)]
+
+
 def fuzz(target, program, seconds, work, findings, extra=()):
     """Runs a target; its own corpus grows in `work`."""
     for d in (work, findings):
@@ -126,7 +136,7 @@ def fuzz(target, program, seconds, work, findings, extra=()):
     words = os.path.join(HERE, target + ".dict")
     if os.path.exists(words):
         command.append("-dict=" + words)
-    command += list(extra) + [work] + [d for d in [os.path.join(CORPUS, target)] if os.path.isdir(d)]
+    command += list(extra) + [work] + corpora(target)
     env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:" + os.environ.get("ASAN_OPTIONS", ""))
     with tempfile.TemporaryFile() as out:
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)
@@ -161,27 +171,25 @@ def run_all(targets, seconds, jobs):
 
 
 def merge(targets, largest):
+    """The smallest set that reaches the same takes the place of what the tree had; whatever has a name of its own stays."""
     for target in targets:
         program = os.path.join(BUILD, target)
         compile_target(target, program)
         tree, work = os.path.join(CORPUS, target), os.path.join(BUILD, "work", target)
         os.makedirs(tree, exist_ok=True)
-        kept = set(os.listdir(tree))
+        os.makedirs(work, exist_ok=True)
         with tempfile.TemporaryDirectory() as new:
-            r = run([program, "-merge=1", "-max_len=%d" % min(largest, TARGETS[target][0]), new, tree, work])
+            r = run([program, "-set_cover_merge=1", "-max_len=%d" % min(largest, TARGETS[target][0]), new] + corpora(target) +
+                    [work])
             if r.returncode != 0:
                 sys.exit(r.stdout[-4000:])
-            seen = set()
-            for name in kept:
-                with open(os.path.join(tree, name), "rb") as f:
-                    seen.add(f.read())
+            for name in os.listdir(tree):
+                if re.fullmatch("[0-9a-f]{12}", name):
+                    os.remove(os.path.join(tree, name))
             for name in os.listdir(new):
-                with open(os.path.join(new, name), "rb") as f:
-                    data = f.read()
-                if data not in seen:
-                    shutil.copy(os.path.join(new, name), os.path.join(tree, name[:12]))
+                shutil.copy(os.path.join(new, name), os.path.join(tree, name[:12]))
         sizes = [os.path.getsize(os.path.join(tree, f)) for f in os.listdir(tree)]
-        print("%-7s %d files, %d bytes, %d of them new" % (target, len(sizes), sum(sizes), len(sizes) - len(kept)))
+        print("%-7s %d files, %d bytes" % (target, len(sizes), sum(sizes)))
     return True
 
 
@@ -196,7 +204,9 @@ def check(targets, seconds=60):
             with open(os.path.join(d, name)) as f:
                 text = f.read()
             if text.count(there) != 1:
-                sys.exit("%s: %r stands there %d times" % (name, there, text.count(there)))
+                print("%-7s %s: %r stands there %d times" % (target, name, there, text.count(there)))
+                missed += 1
+                continue
             with open(os.path.join(d, name), "w") as f:
                 f.write(text.replace(there, instead))
             compile_target(target, os.path.join(d, target), source=d)
@@ -210,6 +220,35 @@ def check(targets, seconds=60):
                     flush=True)
     print("%d passed, %d failed" % (len(bugs) - missed, missed))
     return missed == 0
+
+
+def coverage(targets):
+    """What the corpora reach of the sources, by clang's own counters."""
+    d = os.path.join(BUILD, "coverage")
+    os.makedirs(d, exist_ok=True)
+    programs, profiles = [], []
+    for target in targets:
+        program, profile = os.path.join(d, target), os.path.join(d, target + ".profraw")
+        compile_target(target, program, ["-O0", "-fprofile-instr-generate", "-fcoverage-mapping"], more=["replay.c"])
+        work = os.path.join(BUILD, "work", target)
+        r = run([program] + corpora(target) + ([work] if os.path.isdir(work) else []), env=dict(os.environ, LLVM_PROFILE_FILE=profile))
+        if r.returncode != 0:
+            sys.exit("%s: %s" % (target, r.stdout[-2000:]))
+        programs.append(program)
+        profiles.append(profile)
+    merged = os.path.join(d, "all.profdata")
+    r = run(["llvm-profdata", "merge", "-o", merged] + profiles)
+    objects = [word for program in programs[1:] for word in ("-object", program)]
+    sources = [os.path.join(TOP, f) for f in ("main.c", "tls.c", "http.c", "ws.c")]
+    for what in (["report"], ["show", "-show-line-counts", "-show-branches=count"]):
+        r = run(["llvm-cov"] + what + ["-instr-profile=" + merged, programs[0]] + objects + sources)
+        if r.returncode != 0:
+            sys.exit(r.stdout)
+        with open(os.path.join(d, what[0] + ".txt"), "w") as f:
+            f.write(r.stdout)
+    with open(os.path.join(d, "report.txt")) as f:
+        print("\n".join(re.sub(r"^\S*/", "", line) for line in f.read().splitlines()))
+    return True
 
 
 def afl(seconds):
@@ -265,6 +304,7 @@ def main():
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--largest", type=int, default=4096)
     parser.add_argument("--afl", action="store_true")
+    parser.add_argument("--coverage", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("targets", nargs="*", default=[])
     args = parser.parse_args()
@@ -274,6 +314,8 @@ def main():
             sys.exit("no such target: %s; there are %s" % (t, ", ".join(TARGETS)))
     if args.afl:
         return afl(args.seconds)
+    if args.coverage:
+        return coverage(targets)
     if args.merge:
         return merge(targets, args.largest)
     return check(targets, min(args.seconds, 60)) if args.check else run_all(targets, args.seconds, args.jobs)

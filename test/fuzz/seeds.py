@@ -176,6 +176,22 @@ def conn():
             start + come + bytes([3, 30]) + b"GET /e HTTP/1.1\r\nHost: x\r\n\r\n" + turn + wait(1) + bytes([3, 4]) +
                 b"\r\n\r\n",
         ]
+
+    def raw(data):
+        return b"".join(b"\3" + bytes([len(data[i:i + 250])]) + data[i:i + 250] for i in range(0, len(data), 250))
+
+    host = b" HTTP/1.1\r\nHost: localhost\r\n"
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    for text in (
+            b"GET /e HTTP/1.0\r\nHost: localhost\r\n" + upgrade + b"dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            b"GET /e" + host + upgrade + b"dGhlIHNhbXBsZSBub25jZR==\r\n",
+            b"GET /e" + host + upgrade + b"dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://foreign\r\n",
+            b"GET /o" + host + upgrade + b"dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://foreign\r\n",
+            b"POST /f.txt" + host, b"GET /x" + host, b"GET /x y" + host, b"GET /x%20y" + host + b"If-None-Match: *\r\n",
+            b"GET /f.txt" + host + b"If-None-Match: *\r\n", b"HEAD /big" + host + b"If-None-Match: W/\"1-0-c350\"\r\n",
+            b"GET /e" + host + upgrade + b"dGhlIHNhbXBsZSBub25jZQ==\r\n" + b"A: b\r\n" * 120, b"A" * 8300):
+        scripts.append(b"\x38\4" + come + raw(text + b"\r\n") + turn + head(8))
+    scripts.append(b"\x38\4" + come + head(4) + frame(binary, 254, 1) + turn)
     return scripts
 
 
