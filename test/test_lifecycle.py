@@ -83,6 +83,8 @@ WRONG = [
     ["--listen", "wss://[::1]x:1"],
     ["--listen", "wss://["],
     ["--listen", "wss"],
+    ["--listen", "wss:"],
+    ["--listen", "wss:/"],
     ["--listen", "wss:127.0.0.1:0"],
     ["--listen", "wss:/127.0.0.1:0"],
     ["--listen", "wss:x/127.0.0.1:0"],
