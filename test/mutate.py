@@ -338,9 +338,10 @@ FIRST = {
 }
 NEAR = [  # by the function's name, before FIRST
     (r"proxy|in_network", ["proxy"]), (r"host|origin|_scan|_parse|parse_|says|reply|file|take_host", ["http"]),
-    (r"known|authorized|http_load", ["credentials"]), (r"take_certificate|tls_load|tls_open", ["access"]),
-    (r"rest|wake|asleep", ["backends"]), (r"stream_", ["seqpacket"]), (r"hub|ring", ["backends"]),
-    (r"set_|add_|check_|read_|take_word", ["lifecycle"]), (r"find_slot|held_by|accept", ["abuse"]),
+    (r"known|authorized|http_load", ["credentials"]), (r"take_certificate|tls_load|tls_open|conn_close", ["access"]),
+    (r"rest|wake|asleep|step_connect", ["backends"]), (r"stream_", ["seqpacket"]), (r"hub|ring", ["backends"]),
+    (r"upgrade", ["conformance"]), (r"find_slot|held_by|accept", ["abuse"]),
+    (r"set_|add_|check_|read_|take_word|options|backends|texts|take_key", ["lifecycle"]),
 ]
 ORDER = ["http", "lifecycle", "tls", "credentials", "access", "proxy", "backends", "seqpacket", "backpressure", "abuse",
          "conformance", "clients", "unit", "chain", "readme", "big", "serial", "mqtt", "cluster", "fuzz"]
@@ -409,7 +410,7 @@ def run(command, cwd, seconds, output=subprocess.DEVNULL, env=None):
     try:
         while why is None:
             try:
-                return p.wait(0.5)
+                return p.wait(3)
             except subprocess.TimeoutExpired:
                 if time.monotonic() > end:
                     why = "time"

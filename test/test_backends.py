@@ -751,6 +751,19 @@ def test_client_closes_and_the_backend_goes_on(wssd, patient_backend):
         c.expect_eof()
 
 
+def test_client_closes_and_the_backend_is_silent(wssd, patient_backend):
+    """Its time is over without a word: the Close is answered, and a clean end is not followed by a reset."""
+    s = wssd("/s=" + patient_backend.route, "--timeout", "1", tls=False)
+    with s.open("/s") as c:
+        b = patient_backend.accept()
+        c.send_frame(CLOSE, b"\x0f\xa0")
+        assert peers.read_to_end(b) == (b"", "eof")
+        assert up_to_close(c, answer=False) == (b"", 4000)
+        c.expect_eof()
+    s.wait_counters(clients=0, backends=0)
+    assert b.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
 @pytest.mark.parametrize("tls, end", [(tls, end) for tls in (True, False) for end in ("reset", "fin", "kill")] +
                          [(True, "close_notify")])
 def test_client_vanishes(wssd, tls, backend, end):

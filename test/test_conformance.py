@@ -543,6 +543,7 @@ for code in (0, 1, 125, 999, 1004, 1005, 1006, 1015, 1016, 1100, 1999, 2000, 299
 closes("5.5.1-close-without-payload", b"", (None, 1000))
 closes("5.5.1-close-payload-1-byte", b"\x03", (1002,))
 closes("5.5.1-close-payload-1-byte-zero", b"\0", (1002,))
+closes("5.5.1-close-payload-1-byte-of-a-code", b"\x0c", (1002,))  # any second byte would make it one that may be sent
 closes("5.5.1-reason", close_payload(1000, "going home"), (1000,))
 closes("5.5.1-reason-utf-8", close_payload(1000, "ä€😀"), (1000,))
 closes("5.5.1-reason-of-123-bytes", close_payload(1000, "r" * 123), (1000,))
