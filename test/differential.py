@@ -263,6 +263,7 @@ STRICT = {
     "rsv": 1, "opcode": 1, "fragmented control": 1,  # 5.2, 5.5
     "unmasked": 2,  # 5.1
     "long form of a control frame": 2, "long control": "length",  # 5.5
+    "close of one byte": "frame",  # 5.5.1: half a code
     "most significant bit": 3, "not minimal": "length",  # 5.2
     "huge": NEVER,  # more than 2^53 - 1 bytes
     "order": "header",  # 5.4
@@ -333,6 +334,7 @@ def frames(data, how=STRICT, limit=None):
             fault("most significant bit", b[2] > 127)
         if known and len(b) > 1:
             fault("long control", opcode >= CLOSE and length > 125)
+            fault("close of one byte", opcode == CLOSE and length == 1)
             fault("not minimal", length < {2: 0, 4: 126, 10: 65536}[size])
             fault("huge", length >= 1 << 53, 1009)
             if limit is not None and (opcode <= BINARY or how["limit"] == "all"):

@@ -770,8 +770,8 @@ def agree(cases, wrong):
     assert not wrong, "%d of %d inputs, WSSD_SEED=%d:\n%s" % (len(wrong), len(cases), SEED, "\n".join(wrong[:40]))
 
 
-def agree_frames(cases, answers, limit=None):
-    agree(cases, judge(cases, answers, by_peer(RULES, answers), limit))
+def agree_frames(cases, answers, limit=None, rules=RULES):
+    agree(cases, judge(cases, answers, by_peer(rules, answers), limit))
 
 
 def agree_heads(cases, answers):
@@ -852,9 +852,19 @@ NEW_WS = "ws-8.23.0.tgz"
 NEW_WS_SHA512 = "wCkmX8QMOrKjgO8HW2WyDbTSGeqkocxgDzS9iR79rEAexty6/2qzilx3Ag8Tqf9ykop3irLKle0MtVn5qjVnoQ=="
 
 
+NEWER = Rule("ws", (("close of one byte", "length"),), "5.5.1",
+             "refuses a Close of one byte once its length is there, wssd when the byte is.")
+
+
+def half_a_code():
+    """A Close whose payload is one byte, cut short behind each of its bytes."""
+    for n in range(2, 8):
+        yield cut("a Close of one byte, %d bytes of it" % n, frame(CLOSE, b"\3")[:n])
+
+
 @pytest.mark.deep
 def test_newer_ws(srv, certs):
-    """The last one of npm's: the same rules, without those that it no longer needs."""
+    """The last one of npm's: the same rules, without those that it no longer needs, and one more."""
     with tempfile.TemporaryDirectory() as d:
         r = subprocess.run(["npm", "pack", "--loglevel", "error", "--cache", "cache", "@".join(NEW_WS[:-4].rsplit("-", 1))],
                            cwd=d,
@@ -867,9 +877,9 @@ def test_newer_ws(srv, certs):
         peer = Peer("node", os.path.join(HERE, "echo_ws.js"), os.path.join(d, "package"), 0)
         try:
             asked = Asked(srv, {"ws": peer})
-            for table in FRAME_TABLES:
-                agree_frames(*asked.table(table))
-            agree_frames(*asked.frames(random_cases(SEED + 2, 3000)))
+            for table in FRAME_TABLES + [half_a_code]:
+                agree_frames(*asked.table(table), rules=RULES + [NEWER])
+            agree_frames(*asked.frames(random_cases(SEED + 2, 3000)), rules=RULES + [NEWER])
             agree_heads(*asked.table(heads))
             agree_heads(*asked.heads(random_heads(SEED + 2, 3000)))
         finally:
