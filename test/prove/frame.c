@@ -1,10 +1,11 @@
 /*
  * eva: -eva-slevel 100 -eva-min-loop-unroll 20 -eva-split-return full
  *
- * The frame parser (RFC 6455 5.2, 5.5), over any bytes and any number of them: it reads none behind them, and says nothing
- * but -1002, 0, or the length of a header that is there.  And what it accepts means what the RFC allows: masked, without
- * reserved bits, an opcode that there is, a control frame whole and short, a length in its shortest form and below 2^63;
- * this by classes of headers: FIN, opcode, reserved bits or none, form of length, its first byte below 128 or not.
+ * The frame parser (RFC 6455 5.2, 5.5), over any bytes and any number of them: it reads none
+ * behind them, and says nothing but -1002, 0, or the length of a header that is there.  And what
+ * it accepts means what the RFC allows: masked, without reserved bits, an opcode that there is, a
+ * control frame whole and short, a length in its shortest form and below 2^63; this by classes of
+ * headers: FIN, opcode, reserved bits or none, form of length, its first byte below 128 or not.
  */
 #include "../../ws.c"
 #include "__fc_builtin.h"
@@ -36,7 +37,7 @@ one_class(unsigned first, unsigned last, int fin, int reserved, int form, int la
 
 	Frama_C_make_unknown((char *)b, sizeof b);
 	b[0] = (unsigned char)((unsigned)fin << 7 | Frama_C_unsigned_int_interval(first, last) |
-		(reserved ? Frama_C_unsigned_int_interval(1, 7) << 4 : 0));
+			       (reserved ? Frama_C_unsigned_int_interval(1, 7) << 4 : 0));
 	b[1] = Frama_C_unsigned_char_interval(from[form], to[form]);
 	b[2] = Frama_C_unsigned_char_interval(large ? 128 : 0, large ? 255 : 127);
 	len = ws_frame(b, n, &f);
@@ -55,7 +56,8 @@ one_class(unsigned first, unsigned last, int fin, int reserved, int form, int la
 void
 entry(void)
 {
-	static const unsigned char first[] = { 0, 1, 2, 3, 8, 9, 10, 11 }, last[] = { 0, 1, 2, 7, 8, 9, 10, 15 };
+	static const unsigned char first[] = { 0, 1, 2, 3, 8, 9, 10, 11 },
+				   last[] = { 0, 1, 2, 7, 8, 9, 10, 15 };
 
 	any();
 	/*@ loop unroll 8; */

@@ -1,10 +1,11 @@
 /*
  * cc: -O1
  *
- * Headers of 7 and 16 bits decode to what was encoded, and ours are the shortest: ws_header with every opcode, FIN and
- * length, then masked as a client's would be, then ws_frame, which must see what went in (or refuse what RFC 6455 5.2 and
- * 5.5 forbid a client to send).  All cases, 2,097,152 of them.  Then every header of 16 bits that is not the shortest, and
- * those of 63 bits at each boundary, refused.
+ * Headers of 7 and 16 bits decode to what was encoded, and ours are the shortest: ws_header with
+ * every opcode, FIN and length, then masked as a client's would be, then ws_frame, which must see
+ * what went in (or refuse what RFC 6455 5.2 and 5.5 forbid a client to send).  All cases,
+ * 2,097,152 of them.  Then every header of 16 bits that is not the shortest, and those of 63 bits
+ * at each boundary, refused.
  */
 #include <stdio.h>
 

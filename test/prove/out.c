@@ -1,10 +1,11 @@
 /*
  * wp: -wp-fct ws_header,window,put_frame -wp-timeout 10 -wp-no-warn-memory-model
  *
- * Frames of ours, whatever the payload, its length and the room: a header is the one of RFC 6455 5.2 in its shortest form and
- * never masked; a frame goes into the window as a whole, with its longest header if need be, never more than there is room;
- * less than all of the payload is never final; nothing at all, and c->full, when it is not worth a frame.
- * WP takes for granted that the variables declared here and the slot do not overlap; what is read is Eva's business.
+ * Frames of ours, whatever the payload, its length and the room: a header is the one of RFC 6455
+ * 5.2 in its shortest form and never masked; a frame goes into the window as a whole, with its
+ * longest header if need be, never more than there is room; less than all of the payload is never
+ * final; nothing at all, and c->full, when it is not worth a frame.  WP takes for granted that the
+ * variables declared here and the slot do not overlap; what is read is Eva's business.
  */
 #include <string.h>
 

@@ -92,8 +92,8 @@ def narrowed(path):
 def command(args, cwd, env):
     """Runs it in a process group of its own, so that provers end with it; (status or None, output)."""
     # Frama-C believes PWD: a stale one would have it prove the sources of another directory
-    p = subprocess.Popen(args, cwd=cwd, env=dict(env, PWD=str(cwd)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True, errors="replace", start_new_session=True)
+    p = subprocess.Popen(args, cwd=cwd, env=dict(env, PWD=str(cwd)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
         out = p.communicate(timeout=PATIENCE)[0]
         return p.returncode, out
@@ -169,20 +169,22 @@ def wp(run, scratch, env):
     if status != 0 or goals is None or goals.group(2) == "0":
         return "broken", out.splitlines()[-15:] if status is not None else ["no answer in time"], ""
     broken = warnings(out)
-    wrong = [] if goals.group(1) == goals.group(2) else re.findall(r"\[wp\] \[(?:Failed|Timeout|Unknown|Stepout).*", out) or ["not all goals"]
+    wrong = re.findall(r"\[wp\] \[(?:Failed|Timeout|Unknown|Stepout).*", out)
+    if goals.group(1) != goals.group(2) and not wrong:
+        wrong = ["not all goals"]
     note = f"{goals.group(1)} of {goals.group(2)} goals"
     return ("broken" if broken else "refuted" if wrong else "proved"), broken + wrong, note
 
 
 def cc(run, scratch, env):
     program = scratch / "program"
-    args = ["cc", "-std=c11", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-O2", "-o", str(program), run.file.name, *run.options]
+    args = ["cc", "-std=c11", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-o", str(program), run.file.name, *run.options]
     status, out = command(args, run.file.parent, env)
     if status != 0:
         return "broken", out.splitlines()[-15:], ""
     status, out = command([str(program)], scratch, env)
-    lines = out.splitlines()
-    return {0: "proved", 1: "refuted"}.get(status, "broken"), lines[-15:] or [f"exit status {status}"], lines[-1] if lines else ""
+    lines = out.splitlines() or [f"exit status {status}"]
+    return {0: "proved", 1: "refuted"}.get(status, "broken"), lines[-15:], lines[-1]
 
 
 def prove(run, env):

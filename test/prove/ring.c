@@ -2,13 +2,15 @@
  * with: HUB_FRAME = 8192,  -> HUB_FRAME = 10,
  * cc: -O2
  *
- * The ring never shows a cut frame: every state of hub_input and hub_output's ring is visited, with fragments of at most two
- * bytes of payload (sizes are the only thing that is small: the code is the product's) and rings of three sizes.  A state is
- * where the head is in the ring and what entries lie in it, how long, whose and which part of a message; all states that
- * messages of 0 to 5 bytes can lead to are tried with each next message, and from each every subscriber: a cursor at each
- * entry, at the head or overtaken, and each size of the send window.  What he gets must be whole frames, in order, with
- * the bytes that were sent, none of his own; who was overtaken gets nothing but 1013.  Sizes above are the
- * business of ring_bounds.c, and of the lemma in ring_lemma.c.
+ * The ring never shows a cut frame: every state of hub_input and hub_output's ring is visited,
+ * with fragments of at most two bytes of payload (sizes are the only thing that is small: the code
+ * is the product's) and rings of three sizes.  A state is where the head is in the ring and what
+ * entries lie in it, how long, whose and which part of a message; all states that messages of 0 to
+ * 5 bytes can lead to are tried with each next message, and from each every subscriber: a cursor
+ * at each entry, at the head or overtaken, and each size of the send window.  What he gets must be
+ * whole frames, in order, with the bytes that were sent, none of his own; who was overtaken gets
+ * nothing but 1013.  Sizes above are the business of ring_bounds.c, and of the lemma in
+ * ring_lemma.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +19,13 @@
 
 int main(void);
 
-enum { MESSAGE = 5, SHORTEST = (MESSAGE / HUB_FRAME + 2) * (HUB_FRAME + 16), SIZES = 3, ENTRIES_MAX = 8, OUT_MAX = 64 };
+enum {
+	MESSAGE = 5,
+	SHORTEST = (MESSAGE / HUB_FRAME + 2) * (HUB_FRAME + 16),
+	SIZES = 3,
+	ENTRIES_MAX = 8,
+	OUT_MAX = 64
+};
 enum { STATES_MAX = 1 << 20, HASH = 1 << 22 };
 
 struct config cf;
@@ -127,8 +135,9 @@ put(struct snapshot *s, struct route *route, size_t n, uint8_t sender)
 	route->hub.ring = s->ring;
 	do {
 		size_t part = n - sent < 2 ? n - sent : 2;
-		uint64_t end = m->entries == 0 ? s->hub.head :
-			m->e[m->entries - 1].position + 8 + m->e[m->entries - 1].n;
+		uint64_t end = m->entries == 0
+				       ? s->hub.head
+				       : m->e[m->entries - 1].position + 8 + m->e[m->entries - 1].n;
 
 		m->e[m->entries].position = end;
 		m->e[m->entries].n = (uint8_t)part;
@@ -147,7 +156,7 @@ put(struct snapshot *s, struct route *route, size_t n, uint8_t sender)
 	memmove(m->e, m->e + lost, (size_t)m->entries * sizeof m->e[0]);
 	/* the message is there as a whole, the tail is at an entry, nothing was lost that could have stayed */
 	wrong += m->entries == 0 || m->e[0].position != s->hub.tail || m->entries > ENTRIES_MAX ||
-		s->hub.head - s->hub.tail > s->hub.size - HUB_FRAME;
+		 s->hub.head - s->hub.tail > s->hub.size - HUB_FRAME;
 	wrong += s->hub.head != m->e[m->entries - 1].position + 8 + m->e[m->entries - 1].n;
 }
 
@@ -156,7 +165,9 @@ static void
 get(const struct snapshot *s, struct route *route, int from, size_t room, uint8_t id)
 {
 	const struct model *m = &s->model;
-	uint64_t at = from < 0 ? s->hub.tail - 1 : from < m->entries ? m->e[from].position : s->hub.head;
+	uint64_t at = from < 0            ? s->hub.tail - 1
+		      : from < m->entries ? m->e[from].position
+					  : s->hub.head;
 	struct conn c = { .id = id, .cursor = at, .state = OPEN, .route = route };
 	size_t read = 0;
 	int i = from;
@@ -177,12 +188,13 @@ get(const struct snapshot *s, struct route *route, int from, size_t room, uint8_
 			continue;
 		if (room - read < (size_t)HEADER + m->e[i].n)
 			break;
-		wrong += out[read] != (m->e[i].fin << 7 | m->e[i].opcode) || out[read + 1] != m->e[i].n ||
-			memcmp(out + read + 2, m->e[i].p, m->e[i].n) != 0;
+		wrong += out[read] != (m->e[i].fin << 7 | m->e[i].opcode) ||
+			 out[read + 1] != m->e[i].n ||
+			 memcmp(out + read + 2, m->e[i].p, m->e[i].n) != 0;
 		read += 2u + m->e[i].n;
 	}
 	wrong += read != used || c.closing != 0 || c.full != (i < m->entries) ||
-		c.cursor != (i < m->entries ? m->e[i].position : s->hub.head);
+		 c.cursor != (i < m->entries ? m->e[i].position : s->hub.head);
 }
 
 int
@@ -202,7 +214,8 @@ main(void)
 		visit(&s);
 		for (int i = 0; i < found && wrong == 0; i++) {
 			for (size_t n = 0; n <= MESSAGE; n++)
-				for (uint8_t sender = 1; sender < 3 && wrong == 0; sender++, cases++) {
+				for (uint8_t sender = 1; sender < 3 && wrong == 0;
+					sender++, cases++) {
 					s = states[i];
 					put(&s, &route, n, sender);
 					if (wrong != 0)
@@ -211,7 +224,8 @@ main(void)
 						wrong += s.ring[b] != 0xee;
 					visit(&s);
 				}
-			for (int from = states[i].hub.tail > 0 ? -1 : 0; from <= states[i].model.entries; from++)
+			for (int from = states[i].hub.tail > 0 ? -1 : 0;
+				from <= states[i].model.entries; from++)
 				for (size_t room = 0; room <= 20; room++)
 					get(&states[i], &route, from, room, 1);
 		}

@@ -1,10 +1,11 @@
 /*
  * eva: -eva-precision 1 -eva-widening-delay 20
  *
- * hub_input and hub_output at their true sizes: rings from the smallest that main.c allows to a large one, head, tail and
- * cursor anywhere, any bytes in the ring, any message, any room.  No access leaves the ring or the window.  Of
- * an entry that is read no more is assumed than what is asserted where one is written: entry and payload fit in HUB_FRAME
- * bytes.  That what is read is an entry is shown by ring.c and ring_lemma.c.
+ * hub_input and hub_output at their true sizes: rings from the smallest that main.c allows to a
+ * large one, head, tail and cursor anywhere, any bytes in the ring, any message, any room.  No
+ * access leaves the ring or the window.  Of an entry that is read no more is assumed than what is
+ * asserted where one is written: entry and payload fit in HUB_FRAME bytes.  That what is read is
+ * an entry is shown by ring.c and ring_lemma.c.
  */
 #include <string.h>
 #include "__fc_builtin.h"
@@ -38,7 +39,8 @@ copy(void *to, const void *from, size_t n, int into, int out_of)
 static unsigned char large[328320]; /* the default for a max-message of 65536 */
 static unsigned char odd[100003];
 static unsigned char smallest[2 * (HUB_FRAME + 16)];
-static unsigned char message[MESSAGE + HUB_FRAME]; /* ring.c shows that what is copied is the message, no more */
+static unsigned char
+	message[MESSAGE + HUB_FRAME]; /* ring.c shows that what is copied is the message, no more */
 
 static void
 one_ring(struct conn *c, unsigned char *ring, size_t size)

@@ -1,13 +1,15 @@
 /*
  * wp: -wp-timeout 10
  *
- * No live entry of a ring is overwritten, whatever the sizes: two entries at positions t < q of a ring of `cap` bytes, of
- * which each may run over its end by less than the spare bytes, do not share a byte as long as the second one ends within
- * cap bytes of where the first one begins, which is when hub_input stops dropping the oldest.
+ * No live entry of a ring is overwritten, whatever the sizes: two entries at positions t < q of a
+ * ring of `cap` bytes, of which each may run over its end by less than the spare bytes, do not
+ * share a byte as long as the second one ends within cap bytes of where the first one begins,
+ * which is when hub_input stops dropping the oldest.
  */
 
 void turns(unsigned long long k, unsigned long long l, unsigned long long cap);
-void place(unsigned long long t, unsigned long long n, unsigned long long q, unsigned long long m, unsigned long long cap);
+void place(unsigned long long t, unsigned long long n, unsigned long long q, unsigned long long m,
+	unsigned long long cap);
 
 /*@
   requires cap > 0 && k + 1 < l;
@@ -29,7 +31,8 @@ turns(unsigned long long k, unsigned long long l, unsigned long long cap)
   ensures \let a = t % cap; \let b = q % cap; a + n <= b || b + m <= a;
 */
 void
-place(unsigned long long t, unsigned long long n, unsigned long long q, unsigned long long m, unsigned long long cap)
+place(unsigned long long t, unsigned long long n, unsigned long long q, unsigned long long m,
+	unsigned long long cap)
 {
 	unsigned long long k = t / cap, l = q / cap;
 

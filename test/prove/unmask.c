@@ -3,11 +3,13 @@
  * cc: -O2
  * eva: -eva-slevel 300 -eva-min-loop-unroll 50
  *
- * Masking (RFC 6455 5.3): byte i is XORed with byte i mod 4 of the key and the key is rotated by n, so that pieces of any
- * length give the same as the whole; so masking twice is the identity.  ws_unmask moves and XORs bytes and decides by n
- * alone (Eva: with the data unknown its control flow is a single path for each n), so what it does is linear over
- * GF(2): it is right for all data once it is right for zeros and for each single bit of data or key, which are all tried,
- * for each n up to four turns of its loop of 8, at each alignment.  Then all ways to cut 24 bytes in two, twice over.
+ * Masking (RFC 6455 5.3): byte i is XORed with byte i mod 4 of the key and the key is rotated by
+ * n, so that pieces of any length give the same as the whole; so masking twice is the identity.
+ * ws_unmask moves and XORs bytes and decides by n alone (Eva: with the data unknown its control
+ * flow is a single path for each n), so what it does is linear over GF(2): it is right for all
+ * data once it is right for zeros and for each single bit of data or key, which are all tried, for
+ * each n up to four turns of its loop of 8, at each alignment.  Then all ways to cut 24 bytes in
+ * two, twice over.
  */
 #include <stdio.h>
 

@@ -2,10 +2,12 @@
  * cc: -O1
  * eva: -eva-slevel 50
  *
- * The UTF-8 checker accepts what RFC 3629 4 calls UTF-8 and nothing else, for strings of any length in pieces of any
- * length: beside it runs an automaton written from the RFC's grammar, and from every pair of states that the two can reach
- * together, each of the 256 bytes leads both to "wrong" or both on, and both or neither are between two characters.  Pieces:
- * two bytes in one call are the same as in two, from each state.  Eva: it reads only what it is given, from each state.
+ * The UTF-8 checker accepts what RFC 3629 4 calls UTF-8 and nothing else, for strings of any
+ * length in pieces of any length: beside it runs an automaton written from the RFC's grammar, and
+ * from every pair of states that the two can reach together, each of the 256 bytes leads both to
+ * "wrong" or both on, and both or neither are between two characters.  Pieces: two bytes in one
+ * call are the same as in two, from each state.  Eva: it reads only what it is given, from each
+ * state.
  */
 #include <stdio.h>
 
@@ -49,9 +51,9 @@ static const struct rule {
 	int n;
 	unsigned char low[LONGEST], high[LONGEST];
 } rules[RULES] = {
-	{ 1, { 0x00 }, { 0x7f } },                                     /* UTF8-1 */
-	{ 2, { 0xc2, 0x80 }, { 0xdf, 0xbf } },                         /* UTF8-2 */
-	{ 3, { 0xe0, 0xa0, 0x80 }, { 0xe0, 0xbf, 0xbf } },             /* UTF8-3 */
+	{ 1, { 0x00 }, { 0x7f } },                         /* UTF8-1 */
+	{ 2, { 0xc2, 0x80 }, { 0xdf, 0xbf } },             /* UTF8-2 */
+	{ 3, { 0xe0, 0xa0, 0x80 }, { 0xe0, 0xbf, 0xbf } }, /* UTF8-3 */
 	{ 3, { 0xe1, 0x80, 0x80 }, { 0xec, 0xbf, 0xbf } },
 	{ 3, { 0xed, 0x80, 0x80 }, { 0xed, 0x9f, 0xbf } },
 	{ 3, { 0xee, 0x80, 0x80 }, { 0xef, 0xbf, 0xbf } },
@@ -84,7 +86,8 @@ after(uint64_t set, int byte)
 
 	for (int r = 0; r < RULES; r++)
 		for (int i = 0; i < rules[r].n; i++)
-			if ((set & bit(r, i)) != 0 && byte >= rules[r].low[i] && byte <= rules[r].high[i])
+			if ((set & bit(r, i)) != 0 && byte >= rules[r].low[i] &&
+				byte <= rules[r].high[i])
 				next |= i + 1 < rules[r].n ? bit(r, i + 1) : start();
 	return next;
 }
@@ -120,7 +123,8 @@ main(void)
 			uint64_t set = after(pair[i].set, byte);
 			int ok = ws_utf8(&state, p, 1);
 
-			wrong += ok != (set != 0) || !ws_utf8(&at_once, p, 0) || at_once != pair[i].state;
+			wrong += ok != (set != 0) || !ws_utf8(&at_once, p, 0) ||
+				 at_once != pair[i].state;
 			if (!ok)
 				continue;
 			wrong += (state == 0) != (set == start()) || !reached(set, state);
