@@ -751,6 +751,21 @@ def test_client_closes_and_the_backend_goes_on(wssd, patient_backend):
         c.expect_eof()
 
 
+def test_between_requests_it_rests(wssd, tmp_path):
+    """A connection without a WebSocket, too, but not with half a request head."""
+    (tmp_path / "f").write_text("f")
+    s = wssd("--timeout", "60", root=tmp_path)
+    with s.connect() as new, s.connect() as served, s.connect() as half:
+        assert served.request("GET", "/f").status == 200
+        half.send(b"GET /f HTTP/1.1\r\n")
+        s.wait_counters(10, clients=3, asleep=2)
+        time.sleep(1.2)
+        assert s.counters()["asleep"] == 2
+        assert new.request("GET", "/f").status == served.request("GET", "/f").status == 200
+        half.send(b"Host: localhost\r\n\r\n")
+        assert half.reply().status == 200
+
+
 def test_client_closes_and_the_backend_is_silent(wssd, patient_backend):
     """Its time is over without a word: the Close is answered, and a clean end is not followed by a reset."""
     s = wssd("/s=" + patient_backend.route, "--timeout", "1", tls=False)

@@ -1243,3 +1243,18 @@ def test_how_credentials_and_authorities_count(wssd, certs, tmp_path):
         cas.write_text(ca * count)
         r = wssd.run("--check", "--client-ca", cas, listen=["wss://127.0.0.1:0"] * listeners)
         assert r.returncode == status and (status == 0 or "one too many" in r.stderr), (count, listeners, r.stderr)
+
+
+def test_certificates_of_all_files_have_a_limit(wssd, certs, tmp_path):
+    """128 KiB with their names: what does not fit is said, not cut."""
+    big = certs.make("ec", name="big", san=",".join("DNS:%s%d.example" % ("d" * 40, i) for i in range(200)))
+    chain, cas = tmp_path / "chain.pem", tmp_path / "cas.pem"
+    with open(certs.cert) as f, open(big.cert) as g:
+        own, large = f.read(), g.read()
+    for count, status in ((1, 0), (6, 1)):
+        chain.write_text(own + large * 6)
+        cas.write_text(large * count)
+        assert len(own + large * 6) < 131072
+        r = wssd.run("--check", "--cert", chain, "--key", certs.key, "--client-ca", cas)
+        assert r.returncode == status, r.stderr
+        assert status == 0 or re.fullmatch(r"wssd: cannot load: %s:\d+: certificate: too large\n" % cas, r.stderr), r.stderr
