@@ -33,7 +33,7 @@ echo "== coverage"
 $python test/covered.py --jobs "$jobs" || status=1
 
 echo "== fuzzing"
-$python test/fuzz/fuzz.py --seconds 60 --jobs 2 || status=1
+$python test/fuzz/fuzz.py --seconds 60 --jobs 2 --seed "${SEED:-1}" || status=1
 
 echo "== soak, short"
 $python test/soak.py --seconds 40 wssd build/san/wssd || status=1

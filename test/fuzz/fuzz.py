@@ -1,6 +1,7 @@
 """Builds and runs the fuzzing targets of this directory (libFuzzer, AddressSanitizer, UndefinedBehaviorSanitizer).
 
-    fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding
+    fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding;
+                                  --seed N: the inputs are those of the run before, as far as the time goes
     fuzz.py --merge [TARGET]...   the smallest set of inputs that reaches all that the tree's and the working corpus reach
                                   takes the place of the tree's, files of at most --largest BYTES (4096)
     fuzz.py --afl                 AFL++ over the whole server for --seconds: its one client is what the fuzzer makes
@@ -151,7 +152,7 @@ def fuzz(target, program, seconds, work, findings, extra=()):
                   [os.path.join(findings, f) for f in sorted(set(os.listdir(findings)) - before)])
 
 
-def run_all(targets, seconds, jobs):
+def run_all(targets, seconds, jobs, seed):
     """Fuzzes all; prints a line for each, and what was found. True if nothing was."""
     def one(target):
         program = os.path.join(BUILD, target)
@@ -160,7 +161,8 @@ def run_all(targets, seconds, jobs):
         except DoesNotBuild as e:
             print(e, flush=True)
             return Result(target, 1, "", 0, [])
-        r = fuzz(target, program, seconds, os.path.join(BUILD, "work", target), os.path.join(BUILD, "findings"))
+        r = fuzz(target, program, seconds, os.path.join(BUILD, "work", target), os.path.join(BUILD, "findings"),
+                 ["-seed=%d" % seed] if seed else [])
         print(r, flush=True)
         with open(os.path.join(BUILD, target + ".log"), "w") as f:
             f.write(r.text)
@@ -314,6 +316,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--largest", type=int, default=4096)
     parser.add_argument("--afl", action="store_true")
@@ -331,7 +334,7 @@ def main():
         return coverage(targets)
     if args.merge:
         return merge(targets, args.largest)
-    return check(targets, min(args.seconds, 60)) if args.check else run_all(targets, args.seconds, args.jobs)
+    return check(targets, min(args.seconds, 60)) if args.check else run_all(targets, args.seconds, args.jobs, args.seed)
 
 
 if __name__ == "__main__":
