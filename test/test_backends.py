@@ -573,14 +573,6 @@ def test_addresses(wssd):
                 assert stream_bytes(c, 2) == b"ok"
 
 
-def test_longest_subprotocol(wssd):
-    """What might not fit into the reply, with all the rest of it, is not spoken."""
-    s = wssd("/s=echo,protocol=%s|%s" % ("p" * 511, "q" * 512), tls=False)
-    for name, spoken in (("p" * 511, "p" * 511), ("q" * 512, None)):
-        with s.open("/s", extra=[("Sec-WebSocket-Protocol", name)]) as c:
-            assert c.reply_head.get("Sec-WebSocket-Protocol") == spoken
-
-
 def test_subprotocols(wssd, backend):
     s = wssd(f"/s={backend.route},protocol=mqtt|amqp", "/chat=hub,protocol=chat.v1", "/plain=hub")
 

@@ -748,6 +748,14 @@ def test_nothing_behind_a_close_reaches_a_backend(wssd, tls):
         c.expect_close(1000, answer=False)
 
 
+def test_longest_subprotocol(wssd):
+    """What might not fit into the reply, with all the rest of it, is not spoken."""
+    s = wssd("/s=echo,protocol=%s|%s" % ("p" * 511, "q" * 512), tls=False)
+    for name, spoken in (("p" * 511, "p" * 511), ("q" * 512, None)):
+        with s.open("/s", extra=[("Sec-WebSocket-Protocol", name)]) as c:
+            assert c.reply_head.get("Sec-WebSocket-Protocol") == spoken
+
+
 @pytest.mark.parametrize("frames, why", [
     (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), b"message inside a message"),
     (frame(CONT, b"a"), b"continues nothing"),
