@@ -5,10 +5,10 @@
     fuzz.py --merge [TARGET]...   the smallest set of inputs that reaches all that the tree's and the working corpus reach
                                   takes the place of the tree's, files of at most --largest BYTES (4096)
     fuzz.py --afl                 AFL++ over the whole server for --seconds: its one client is what the fuzzer makes
-    fuzz.py --coverage            lines and branches of the sources that the corpora reach (and build/fuzz/work/TARGET)
+    fuzz.py --coverage            lines and branches of the sources that the corpora reach (and build/fuzz/grown/TARGET)
     fuzz.py --check [TARGET]...   a bug is sown into a copy of the sources, one after the other: each must be found
 
-A run begins with test/fuzz/corpus/TARGET, the seeds of seeds.py, and what earlier runs left in build/fuzz/work/TARGET. A
+A run begins with test/fuzz/corpus/TARGET, the seeds of seeds.py, and what earlier runs left in build/fuzz/grown/TARGET. A
 finding is kept in build/fuzz/findings; `build/fuzz/TARGET FILE` replays it.
 """
 
@@ -161,7 +161,7 @@ def run_all(targets, seconds, jobs, seed):
         except DoesNotBuild as e:
             print(e, flush=True)
             return Result(target, 1, "", 0, [])
-        r = fuzz(target, program, seconds, os.path.join(BUILD, "work", target), os.path.join(BUILD, "findings"),
+        r = fuzz(target, program, seconds, os.path.join(BUILD, "grown", target), os.path.join(BUILD, "findings"),
                  ["-seed=%d" % seed] if seed else [])
         print(r, flush=True)
         with open(os.path.join(BUILD, target + ".log"), "w") as f:
@@ -185,7 +185,7 @@ def merge(targets, largest):
     for target in targets:
         program = os.path.join(BUILD, target)
         compile_target(target, program)
-        tree, work = os.path.join(CORPUS, target), os.path.join(BUILD, "work", target)
+        tree, work = os.path.join(CORPUS, target), os.path.join(BUILD, "grown", target)
         os.makedirs(tree, exist_ok=True)
         os.makedirs(work, exist_ok=True)
         with tempfile.TemporaryDirectory() as new:
@@ -226,7 +226,7 @@ def check(targets, seconds=60):
                 missed += 1
                 continue
             begun = time.monotonic()
-            r = fuzz(target, os.path.join(d, target), seconds, os.path.join(d, "work"), os.path.join(d, "findings"))
+            r = fuzz(target, os.path.join(d, target), seconds, os.path.join(d, "grown"), os.path.join(d, "findings"))
             missed += r.passed
             what = re.findall(r"does not hold: .*|SUMMARY: (?!libFuzzer).*|runtime error: .*", r.text)
             print("%-7s %s: %s -> %s: %s" % (
@@ -245,7 +245,7 @@ def coverage(targets):
     for target in targets:
         program, profile = os.path.join(d, target), os.path.join(d, target + ".profraw")
         compile_target(target, program, ["-O0", "-fprofile-instr-generate", "-fcoverage-mapping"], more=["replay.c"])
-        work = os.path.join(BUILD, "work", target)
+        work = os.path.join(BUILD, "grown", target)
         r = run([program] + corpora(target) + ([work] if os.path.isdir(work) else []), env=dict(os.environ, LLVM_PROFILE_FILE=profile))
         if r.returncode != 0:
             sys.exit("%s: %s" % (target, r.stdout[-2000:]))
