@@ -12,55 +12,15 @@
 #include <stdio.h>
 
 #include "../../ws.c"
+#include "stubs.h"
 
 int main(void);
 
 enum { STREAM = 160, MOST = FRAME_MAX + CONTROL_MAX };
 
 struct config cf = { .max_message = 100, .timeout = 10 };
-struct counters count;
-int64_t now;
-
-static unsigned char io[IO_TEXT], out[CONTROL_MAX + HEADER + 4];
-static size_t eaten, sent, space;
+static unsigned char io[IO_TEXT];
 static unsigned long wrong, cases;
-
-unsigned char *
-tls_peek(struct conn *c, size_t *n)
-{
-	(void)c;
-	*n = 0;
-	return NULL;
-}
-
-void
-tls_eat(struct conn *c, size_t n)
-{
-	c->in += n;
-	eaten += n;
-}
-
-unsigned char *
-tls_room(struct conn *c, size_t *n)
-{
-	(void)c;
-	*n = space - sent;
-	return *n > 0 ? out + sent : NULL;
-}
-
-void
-tls_put(struct conn *c, size_t n)
-{
-	c->out += n;
-	sent += n;
-}
-
-enum step
-dead(struct conn *c, const char *why)
-{
-	c->why = why;
-	return DEAD;
-}
 
 /*
  * s holds a frame, and then more; whole: what must be there until it is taken, 0: it is malformed once `bad` bytes are

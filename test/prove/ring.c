@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "../../ws.c"
+#include "stubs.h"
 
 int main(void);
 
@@ -23,53 +24,10 @@ enum {
 	MESSAGE = 5,
 	SHORTEST = (MESSAGE / HUB_FRAME + 2) * (HUB_FRAME + 16),
 	SIZES = 3,
-	ENTRIES_MAX = 8,
-	OUT_MAX = 64
+	ENTRIES_MAX = 8
 };
 enum { STATES_MAX = 1 << 20, HASH = 1 << 22 };
 
-struct config cf;
-struct counters count;
-int64_t now;
-
-static unsigned char out[OUT_MAX];
-static size_t space, used;
-
-unsigned char *
-tls_peek(struct conn *c, size_t *n)
-{
-	(void)c;
-	*n = 0;
-	return NULL;
-}
-
-void
-tls_eat(struct conn *c, size_t n)
-{
-	c->in += n;
-}
-
-unsigned char *
-tls_room(struct conn *c, size_t *n)
-{
-	(void)c;
-	*n = space - used;
-	return *n > 0 ? out + used : NULL;
-}
-
-void
-tls_put(struct conn *c, size_t n)
-{
-	c->out += n;
-	used += n;
-}
-
-enum step
-dead(struct conn *c, const char *why)
-{
-	c->why = why;
-	return DEAD;
-}
 
 /* What should be in the ring, oldest first. */
 struct model {
@@ -175,12 +133,12 @@ get(const struct snapshot *s, struct route *route, int from, size_t room, uint8_
 	route->hub = s->hub;
 	route->hub.ring = (unsigned char *)s->ring;
 	space = room;
-	used = 0;
+	sent = 0;
 	memset(out, 0xff, sizeof out);
 	hub_output(&c);
 	cases++;
 	if (from < 0) {
-		wrong += used != 0 || c.closing != 1013;
+		wrong += sent != 0 || c.closing != 1013;
 		return;
 	}
 	for (; i < m->entries; i++) {
@@ -193,7 +151,7 @@ get(const struct snapshot *s, struct route *route, int from, size_t room, uint8_
 			 memcmp(out + read + 2, m->e[i].p, m->e[i].n) != 0;
 		read += 2u + m->e[i].n;
 	}
-	wrong += read != used || c.closing != 0 || c.full != (i < m->entries) ||
+	wrong += read != sent || c.closing != 0 || c.full != (i < m->entries) ||
 		 c.cursor != (i < m->entries ? m->e[i].position : s->hub.head);
 }
 
