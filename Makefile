@@ -67,6 +67,15 @@ install: all
 	cp wssd wssd-selfsign $(DESTDIR)$(PREFIX)/sbin/
 	cp -R dist/www $(DESTDIR)$(PREFIX)/share/wssd/
 
+# For `make bench`: what drives the servers, and the two floors they are compared with.
+build/bench/load: test/bench/load.c Makefile
+	mkdir -p build/bench
+	$(CC) $(OWN) $(CFLAGS) $(LDFLAGS) -o $@ test/bench/load.c -lssl -lcrypto
+
+build/bench/floor: test/bench/floor.c Makefile
+	mkdir -p build/bench
+	$(CC) $(OWN) $(CFLAGS) $(LDFLAGS) -o $@ test/bench/floor.c $(LIB)
+
 # The packages that a target needs stand in test/packages.txt; test/install says what it adds.
 run:
 	@sh test/install run
