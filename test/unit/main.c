@@ -482,6 +482,61 @@ lines_of_the_log(void **state)
 	}
 }
 
+/* Who was stepped, in this order. */
+
+static uint32_t stepped[8];
+static unsigned steps;
+
+enum step __wrap_tls_in(struct conn *c);
+enum step __wrap_tls_ready(struct conn *c);
+
+enum step
+__wrap_tls_in(struct conn *c)
+{
+	stepped[steps++ % 8] = c->id;
+	return WAIT;
+}
+
+enum step
+__wrap_tls_ready(struct conn *c)
+{
+	(void)c;
+	return WAIT;
+}
+
+/*
+ * One TLS handshake a turn, the oldest, behind all others; serial numbers may have begun again.
+ * Plain HTTP has none.
+ */
+static void
+one_handshake_a_turn(void **state)
+{
+	static struct conn four[4], *list[4];
+	static const struct listener wss, ws = { .plain = 1 };
+	static const uint32_t ids[] = { 3, UINT32_MAX, 1, 7 };
+	static const struct {
+		unsigned steps;
+		uint32_t ids[2];
+	} expected[] = { { 2, { 7, UINT32_MAX } }, { 1, { 1 } }, { 1, { 3 } }, { 0, { 0 } } };
+
+	(void)state;
+	awake = list;
+	awakes = 0;
+	for (int i = 0; i < 4; i++) {
+		four[i] = (struct conn){ .state = SHAKE, .id = ids[i], .asleep = 1 };
+		four[i].lis = i < 3 ? &wss : &ws;
+		wake(&four[i]);
+		four[i].again = 1;
+	}
+	for (unsigned turn = 0; turn < 4; turn++) {
+		steps = 0;
+		step_all();
+		assert_int_equal(steps, expected[turn].steps);
+		assert_memory_equal(stepped, expected[turn].ids, steps * sizeof *stepped);
+	}
+	awakes = 0;
+}
+
 int
 main(void)
 {
@@ -497,6 +552,7 @@ main(void)
 		cmocka_unit_test(pauses),
 		cmocka_unit_test(no_entropy),
 		cmocka_unit_test(no_rest),
+		cmocka_unit_test(one_handshake_a_turn),
 	};
 
 	return cmocka_run_group_tests_name("main", tests, NULL, NULL);
