@@ -119,7 +119,7 @@ enum call { NONE, SETRLIMIT, SIGNALFD, EPOLL, SOCKET, BIND, LISTENING, NAME, OPE
 
 static enum call failing;
 static int error, entropy = 1, accepted = -1, opened, epoll_fails; /* of calls of epoll_ctl */
-static int exited, slept;
+static int exited, slept, patience; /* what poll was told to wait */
 static jmp_buf ended;
 
 static int
@@ -202,6 +202,7 @@ __wrap_poll(struct pollfd *p, nfds_t n, int timeout)
 {
 	if (n == 1)
 		return __real_poll(p, n, timeout); /* the log's */
+	patience = timeout;
 	stopping = 1;
 	return result(POLLING, 0);
 }
@@ -314,6 +315,31 @@ no_poll(void **state)
 	stopping = 0;
 }
 
+/* The loop waits for a second, and not at all if there is something left to do. */
+static void
+no_wait(void **state)
+{
+	static struct pollfd room[LISTENERS_MAX + 4];
+	struct conn *c = one_slot();
+
+	(void)state;
+	pfd = room;
+	*c = (struct conn){ .state = HEAD, .fd = -1, .bfd = -1, .lis = cf.listener, .io = c->io,
+		.tls = c->tls };
+	cf.listener[0].plain = 1;
+	assert_int_equal(tls_open(c), 1);
+	awakes = 1;
+	swept = INT64_MAX / 2; /* no look at the deadlines */
+	for (int again = 0; again < 2; again++) {
+		stopping = 0;
+		c->again = (uint8_t)again;
+		loop();
+		assert_int_equal(patience, again ? 0 : TICK);
+		assert_int_equal(c->again, 0);
+	}
+	swept = stopping = 0;
+}
+
 /* Only what lasts makes accepting pause: not a client that is gone again, nor nobody. */
 static void
 pauses(void **state)
@@ -423,6 +449,26 @@ defaults(void **state)
 		}
 	}
 	assert_int_equal(seen, 4);
+}
+
+/* Seconds become milliseconds, and half of the slots is half of them, rounded up. */
+static void
+units(void **state)
+{
+	const struct config before = cf;
+
+	(void)state;
+	cf.listeners = 1;
+	cf.listener[0].plain = 1;
+	cf.max_clients = 7;
+	cf.max_per_ip = -1;
+	cf.timeout = 11;
+	cf.ping = 31;
+	check_config();
+	assert_int_equal(cf.timeout, 11000);
+	assert_int_equal(cf.ping, 31000);
+	assert_int_equal(cf.max_per_ip, 4);
+	cf = before;
 }
 
 /* The oldest of those that had two seconds, and no other, makes room. */
@@ -542,6 +588,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(defaults),
+		cmocka_unit_test(units),
 		cmocka_unit_test(room_for_a_newcomer),
 		cmocka_unit_test(lines_of_the_log),
 		cmocka_unit_test(end_without_a_reason),
@@ -549,6 +596,7 @@ main(void)
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(no_devices),
 		cmocka_unit_test(no_poll),
+		cmocka_unit_test(no_wait),
 		cmocka_unit_test(pauses),
 		cmocka_unit_test(no_entropy),
 		cmocka_unit_test(no_rest),
