@@ -345,7 +345,7 @@ NEAR = [  # by the function's name, before FIRST
 ]
 ORDER = ["http", "lifecycle", "tls", "credentials", "access", "proxy", "backends", "seqpacket", "backpressure", "abuse",
          "conformance", "clients", "unit", "chain", "readme", "big", "serial", "mqtt", "cluster", "fuzz"]
-NEVER = ["apps", "audit", "browser", "newcomer", "recipes", "selfsign", "soak", "wsraw"]
+NEVER = ["apps", "audit", "bench", "browser", "newcomer", "recipes", "selfsign", "soak", "wsraw"]
 
 # Tells which tests failed and passed, leaves out those that are said to have passed, and runs those likely to fail first and
 # of the others each MUTANT_EVERY-th.
