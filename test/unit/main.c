@@ -77,6 +77,33 @@ end_without_a_reason(void **state)
 	close(fds[0]);
 }
 
+/* The line of a connection: seconds to the millisecond, and a name that cannot end its quotes. */
+static void
+line_of_an_end(void **state)
+{
+	static char ca[] = "ca.pem";
+	static struct listener l = { .addr.in.sin_family = AF_INET, .client_ca = ca };
+	struct conn *c = one_slot();
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	close(fds[0]);
+	c->state = OPEN;
+	c->status = 1000;
+	c->fd = fds[1];
+	c->lis = &l;
+	c->addr = l.addr;
+	c->start = now - 123456;
+	c->in = 7;
+	c->out = 8;
+	strcpy(c->path, "/p");
+	strcpy(c->cn, "a\" in=0 #!\"");
+	awakes = clients = 1;
+	conn_close(c, "why");
+	assert_string_equal(said, "0.0.0.0:0 - /p 1000 in=7 out=8 secs=123.456 cn=\"a? in=0 #!?\": why\n");
+}
+
 /* A proxy's network has none of another IP version's addresses, whatever their bytes are. */
 static void
 networks(void **state)
@@ -509,6 +536,43 @@ room_for_a_newcomer(void **state)
 	awakes = clients = 0;
 }
 
+/* Of the handshakes the oldest makes a step in a turn; whoever is beyond, or needs none, always. */
+static void
+one_handshake(void **state)
+{
+	enum { N = 5 };
+	static const uint8_t states[N] = { SHAKE, SHAKE, PROXY, SHAKE, HEAD };
+	static const uint32_t ids[N] = { 1, UINT32_MAX, 2, 0, 3 }; /* they began to count anew */
+	static struct conn some[N], *list[N];
+	static struct listener l[2] = { { .addr.in.sin_family = AF_INET },
+		{ .addr.in.sin_family = AF_INET, .plain = 1 } };
+	const long long max = cf.max_clients;
+
+	(void)state;
+	slots = some;
+	awake = list;
+	cf.max_clients = N;
+	now = 10000;
+	awakes = clients = 0;
+	for (int i = 0; i < N; i++) {
+		some[i] = (struct conn){ .state = states[i], .fd = -1, .bfd = -1, .id = ids[i],
+			.lis = &l[states[i] == HEAD], .addr = l[0].addr, .asleep = 1 };
+		some[i].io = calloc(1, IO_TEXT + HEAD_MAX);
+		some[i].tls = calloc(1, tls_size);
+		wake(&some[i]);
+		clients++;
+		some[i].stepped = 0;
+	}
+	step_all();
+	for (int i = 0; i < N; i++) {
+		assert_int_equal(some[i].stepped, ids[i] == UINT32_MAX || states[i] == HEAD ? now : 0);
+		free(some[i].io);
+		free(some[i].tls);
+	}
+	cf.max_clients = max;
+	awakes = clients = 0;
+}
+
 /* A line of the log is one line, of printable characters, and has an end however long it is. */
 static void
 lines_of_the_log(void **state)
@@ -591,7 +655,9 @@ main(void)
 		cmocka_unit_test(units),
 		cmocka_unit_test(room_for_a_newcomer),
 		cmocka_unit_test(lines_of_the_log),
+		cmocka_unit_test(one_handshake),
 		cmocka_unit_test(end_without_a_reason),
+		cmocka_unit_test(line_of_an_end),
 		cmocka_unit_test(networks),
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(no_devices),
