@@ -4,9 +4,10 @@
 #   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things
-#   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
+#   SECONDS             how long `make fuzz` (600) and `make soak` (1800) last
 #   TARGET              of `make fuzz`: which, if not all
 #   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`
+#   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
 CC      = cc
@@ -21,6 +22,8 @@ JOBS    = 4
 SECONDS =
 TARGET  =
 N       = 300
+ROUNDS  = 5
+ONLY    =
 SEED    =
 
 -include config.mk
@@ -67,7 +70,7 @@ install: all
 	cp wssd wssd-selfsign $(DESTDIR)$(PREFIX)/sbin/
 	cp -R dist/www $(DESTDIR)$(PREFIX)/share/wssd/
 
-# For `make bench`: what drives the servers, and the two floors they are compared with.
+# For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile
 	mkdir -p build/bench
 	$(CC) $(OWN) $(CFLAGS) $(LDFLAGS) -o $@ test/bench/load.c -lssl -lcrypto
@@ -75,6 +78,14 @@ build/bench/load: test/bench/load.c Makefile
 build/bench/floor: test/bench/floor.c Makefile
 	mkdir -p build/bench
 	$(CC) $(OWN) $(CFLAGS) $(LDFLAGS) -o $@ test/bench/floor.c $(LIB)
+
+build/bench/lws: test/bench/peers/lws.c Makefile
+	mkdir -p build/bench
+	$(CC) $(OWN) $(CFLAGS) $(LDFLAGS) -o $@ test/bench/peers/lws.c -lwebsockets -lssl -lcrypto
+
+build/bench/node/node_modules/.package-lock.json: test/bench/peers/install
+	sh test/bench/peers/install build/bench/node
+	touch $@
 
 # The packages that a target needs stand in test/packages.txt; test/install says what it adds.
 run:
@@ -113,7 +124,7 @@ fuzz:
 
 fuzz-afl:
 	@sh test/install run deep fuzz
-	s=$(SECONDS) && $(PYTHON) test/fuzz/fuzz.py --afl --seconds $${s:-600}
+	$(PYTHON) test/fuzz/fuzz.py --afl --seconds $(SECONDS)
 
 fuzz-check:
 	@sh test/install run deep
@@ -124,6 +135,12 @@ soak:
 	@sh test/install run test
 	@$(MAKE) all build/san/wssd
 	s=$(SECONDS) && $(PYTHON) test/soak.py --seconds $${s:-1800} wssd build/san/wssd
+
+# What a message, a client and a handshake cost, beside other servers: 25 minutes on a quiet machine with two cores.
+bench:
+	@sh test/install run bench
+	@$(MAKE) all build/bench/load build/bench/floor build/bench/lws build/bench/node/node_modules/.package-lock.json
+	$(PYTHON) test/bench/bench.py --rounds $(ROUNDS) --only '$(ONLY)'
 
 # Changes of the sources, one at a time, that the tests must notice; goes on where it was broken off.
 mutate:
@@ -149,7 +166,9 @@ help:
 	@echo 'make fuzz-afl AFL++ over the whole server'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
+	@echo 'make bench    CPU time a message, memory a client, beside other servers; test/bench/RESULTS.md'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate bench \
+	audit clean help
