@@ -4,7 +4,7 @@
 #   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things
-#   SECONDS             how long `make fuzz` (600) and `make soak` (1800) last
+#   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
 #   TARGET              of `make fuzz`: which, if not all
 #   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`
 #   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
@@ -124,7 +124,7 @@ fuzz:
 
 fuzz-afl:
 	@sh test/install run deep fuzz
-	$(PYTHON) test/fuzz/fuzz.py --afl --seconds $(SECONDS)
+	s=$(SECONDS) && $(PYTHON) test/fuzz/fuzz.py --afl --seconds $${s:-600}
 
 fuzz-check:
 	@sh test/install run deep

@@ -37,6 +37,19 @@ def test_every_recipe_is_run_by_a_test():
     assert [s for s in sections if not any(w in s for w in words)] == []
 
 
+def test_the_commands_of_the_tables_can_be_given():
+    """Each `make NAME` is a target, and what it runs understands the words that it is given."""
+    targets = set(re.findall(r"`make ([a-z-]+)`", read("README.md") + read("test/README.md")))
+    assert {"prove", "coverage", "fuzz", "fuzz-afl", "fuzz-check", "soak", "mutate", "deep", "test"} <= targets
+    for target in sorted(targets):
+        r = subprocess.run(["make", "-n", target], cwd=TOP, capture_output=True, text=True, timeout=60)
+        assert r.returncode == 0, (target, r.stderr)
+        for line in r.stdout.splitlines():
+            if re.search(r"test/(prove/|fuzz/)?(prove|fuzz|covered|soak|mutate)\.py", line):
+                r = subprocess.run(["sh", "-c", line + " --help"], cwd=TOP, capture_output=True, text=True, timeout=60)
+                assert (r.returncode, r.stdout[:6]) == (0, "usage:"), (target, line, r.stderr)
+
+
 def test_links_lead_somewhere():
     for name in ("README.md", "test/README.md"):
         for link in re.findall(r"\]\(([^)]+)\)", read(name)):

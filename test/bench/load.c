@@ -1,7 +1,7 @@
 /*
  * load: clients for a benchmark, and what their server's CPU time and memory were meanwhile.
  *
- *   load MODE --port P [OPTION]...       `load --help` names the modes and the options
+ *   load MODE --port P [OPTION]...      `load --help` names the modes and the options
  *
  * One thread, epoll, OpenSSL's libssl as the client that users have: TLS 1.2 with
  * ECDHE-ECDSA-AES128-GCM-SHA256 and X25519 and nothing else, so that every server does the same
@@ -13,21 +13,22 @@
  *   a wrong byte, another order, a byte too many, a message that is lost (nothing arrives for
  *   --patience seconds), or a refused connection is one sentence on stderr and exit status 1.
  * - The payload of message `seq` of client `number` is the same whenever it is asked for: a part of
- *   a pattern of random bytes that was made at start.  So nothing is kept for each message, what was
- *   sent in part is composed once more, and comparing is one memcmp(3).
+ *   a pattern of random bytes that was made at start.  So nothing is kept for each message, what
+ *   was sent in part is composed once more, and comparing is one memcmp(3).
  * - Frames are masked with a key each, that depends on random bits.
  * - A client writes its --inflight messages together, as many a TLS record as fit in 16 KiB, waits
  *   until all of them are back, and writes the next ones.
  * - The measured part begins after the warm-up and when nothing is in flight, and ends in the same
  *   way, each time 5 ms later: the kernel counts the time of a process when that goes to sleep.
- * - CPU time is that of all threads and children of --pid, in ns, from their schedstat; threads that
- *   ended meanwhile are lost.  Memory is what smaps_rollup calls Rss, summed over the same processes.
+ * - CPU time is that of all threads and children of --pid, in ns, from their schedstat; threads
+ *   that ended meanwhile are lost.  Memory is what smaps_rollup calls Rss, summed over the same
+ *   processes.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -49,29 +50,46 @@
 #include <openssl/ssl.h>
 
 enum {
-	PATTERN = 65536,       /* payloads begin at any byte of the pattern's first so many */
-	RECORD = 16384,        /* of plaintext, and what is composed and written at once */
-	ROOM = 65536,          /* what is read at once */
-	HEAD_ROOM = 8192,      /* the head of an answer */
-	TURN = 512,            /* events of a turn */
-	PER_SOURCE = 1000,     /* connections before the next address of 127.0.0.0/8 */
-	STEPS = 128,           /* of a histogram, for each power of two */
-	QUIET = 5              /* ms from the last answer until CPU time is read */
+	PATTERN = 65536,   /* payloads begin at any byte of the pattern's first so many */
+	RECORD = 16384,    /* of plaintext, and what is composed and written at once */
+	ROOM = 65536,      /* what is read at once */
+	HEAD_ROOM = 8192,  /* the head of an answer */
+	TURN = 512,        /* events of a turn */
+	PER_SOURCE = 1000, /* connections before the next address of 127.0.0.0/8 */
+	STEPS = 128,       /* of a histogram, for each power of two */
+	QUIET = 5          /* ms from the last answer until CPU time is read */
 };
 
 enum mode { ECHO, STREAM, BROADCAST, GET, HANDSHAKE, BURST, WAKE, MODES };
 
-static const char *const modes[MODES] = { "echo", "stream", "broadcast", "get", "handshake", "burst",
-	"wake" };
+static const struct {
+	const char *name, *help;
+} modes[MODES] = {
+	{ "echo", "each of --conns clients has --inflight messages under way, all come back" },
+	{ "stream", "the same where frames may come back cut otherwise" },
+	{ "broadcast", "one more client publishes, --inflight a record, all --conns get them" },
+	{ "get", "GET of --path, keep-alive, on --conns clients" },
+	{ "handshake", "connect, TLS, upgrade, Close, end; --conns at a time" },
+	{ "burst", "all --idle clients send --inflight messages at once, and rest again" },
+	{ "wake",
+		"one idle client after the other, --messages of them, sends one; they rest again" },
+};
 
 static struct {
 	enum mode mode;
-	int port, plain, raw, bare, resume, own, pid;
+	int plain, raw, pad, bare, resume, own;
 	const char *host, *path, *file;
-	uint64_t conns, size, inflight, messages, idle, shakes, echoes, warm;
+	uint64_t port, pid, conns, size, inflight, messages, idle, shakes, echoes, warm;
 	double seconds, settle, patience, before;
-} opt = { .host = "127.0.0.1", .conns = 1, .size = 64, .inflight = 1, .shakes = 16, .settle = -1,
-	.patience = 10, .before = 1, .warm = UINT64_MAX };
+} opt = { .host = "127.0.0.1",
+	.conns = 1,
+	.size = 64,
+	.inflight = 1,
+	.shakes = 16,
+	.settle = -1,
+	.patience = 10,
+	.before = 1,
+	.warm = UINT64_MAX };
 
 enum state {
 	FREE,
@@ -83,32 +101,26 @@ enum state {
 	ENDING   /* its end is */
 };
 
-enum role {
-	BUSY,
-	RESTING,
-	SUBSCRIBER,
-	PUBLISHER,
-	SHAKER
-};
+enum role { BUSY, RESTING, SUBSCRIBER, PUBLISHER, SHAKER };
 
 struct client {
 	SSL *ssl; /* or NULL: plain */
 	int fd;
 	uint8_t state, role;
-	uint8_t retry;                     /* a part of what compose() said is already in a record */
-	uint8_t fin, opcode, begun;        /* of the frame being read; its message has begun */
-	uint8_t header[10], header_n;      /* of a frame, as far as it came */
+	uint8_t retry;                /* a part of what compose() said is already in a record */
+	uint8_t fin, opcode, begun;   /* of the frame being read; its message has begun */
+	uint8_t header[10], header_n; /* of a frame, as far as it came */
 	uint8_t control[6 + 125], control_n; /* a control frame's payload; from it a pong */
-	uint32_t number, key;              /* choose payloads and masking keys */
-	uint32_t events;                   /* that epoll waits for */
-	uint64_t sending, offset, due;     /* messages: going out, its frame's bytes gone; end */
-	uint64_t coming, got;              /* message that is due, bytes of it that came */
-	uint64_t left;                     /* bytes to come of the frame, or of the body */
-	const unsigned char *text;         /* goes out before any frame: request, pong, Close */
+	uint32_t number, key;                /* choose payloads and masking keys */
+	uint32_t events;                     /* that epoll waits for */
+	uint64_t sending, offset, due;       /* messages: going out, its frame's bytes gone; end */
+	uint64_t coming, got;                /* message that is due, bytes of it that came */
+	uint64_t left;                       /* bytes to come of the frame, or of the body */
+	const unsigned char *text;           /* goes out before any frame: request, pong, Close */
 	size_t text_n;
-	unsigned char *head;               /* an answer's head, as far as it came */
+	unsigned char *head; /* an answer's head, as far as it came */
 	size_t head_n;
-	int64_t since;                     /* ns: the batch or the connection began */
+	int64_t since; /* ns: the batch or the connection began */
 };
 
 struct histogram {
@@ -154,6 +166,15 @@ fail(const struct client *c, const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, "\n");
 	_exit(1); /* and no half of a result on stdout */
+}
+
+/* What went wrong in libssl, or in the system call that it made. */
+static const char *
+tls_error(int e)
+{
+	unsigned long error = ERR_peek_error();
+
+	return error != 0 ? ERR_reason_error_string(error) : e != 0 ? strerror(e) : "it ended";
 }
 
 static int64_t
@@ -264,13 +285,13 @@ process_rss(const char *directory)
 static uint64_t
 cpu(void)
 {
-	return opt.pid > 0 ? over_tree(opt.pid, 1, thread_ns) : 0;
+	return opt.pid > 0 ? over_tree((int)opt.pid, 1, thread_ns) : 0;
 }
 
 static uint64_t
 rss(void)
 {
-	return opt.pid > 0 ? over_tree(opt.pid, 0, process_rss) : 0;
+	return opt.pid > 0 ? over_tree((int)opt.pid, 0, process_rss) : 0;
 }
 
 static uint64_t
@@ -334,7 +355,7 @@ message_header(const struct client *c, uint64_t seq, unsigned char *p)
 	return n + 4;
 }
 
-/* What follows c->offset bytes of message c->sending: up to n bytes, less at the end of the batch. */
+/* What follows c->offset bytes of message c->sending: n bytes, or less at the batch's end. */
 static size_t
 compose(const struct client *c, unsigned char *p, size_t room)
 {
@@ -376,8 +397,7 @@ put(const struct client *c, const unsigned char *p, size_t n)
 		return w < 0 ? 0 : (size_t)w;
 	}
 	if (!SSL_write_ex(c->ssl, p, n, &done) && SSL_get_error(c->ssl, 0) != SSL_ERROR_WANT_WRITE)
-		fail(c, "cannot write: %s", ERR_peek_error() ? ERR_reason_error_string(ERR_peek_error())
-							     : strerror(errno));
+		fail(c, "cannot write: %s", tls_error(errno));
 	return done;
 }
 
@@ -482,12 +502,12 @@ wrong_bytes(const struct client *c, const unsigned char *p, size_t n)
 
 	for (uint64_t seq = c->coming < 1000 ? 0 : c->coming - 1000; seq < c->due + 1000; seq++)
 		if (c->got == 0 && n >= 8 && memcmp(p, payload(c, seq), n) == 0)
-			fail(c, "message %llu came where message %llu was due",
-				(unsigned long long)seq, (unsigned long long)c->coming);
+			fail(c, "message %" PRIu64 " came where message %" PRIu64 " was due", seq,
+				c->coming);
 	while (p[i] == due[i])
 		i++;
-	fail(c, "byte %llu of message %llu is %02x instead of %02x",
-		(unsigned long long)(c->got + i), (unsigned long long)c->coming, p[i], due[i]);
+	fail(c, "byte %" PRIu64 " of message %" PRIu64 " is %02x instead of %02x", c->got + i,
+		c->coming, p[i], due[i]);
 }
 
 /* n > 0 bytes of payload, of one frame if there are frames. */
@@ -495,7 +515,7 @@ static size_t
 take_payload(struct client *c, const unsigned char *p, size_t n)
 {
 	if (c->coming == c->due)
-		fail(c, "%zu bytes too many behind message %llu", n, (unsigned long long)c->coming);
+		fail(c, "%zu bytes too many behind message %" PRIu64, n, c->coming);
 	if (n > opt.size - c->got)
 		n = opt.size - c->got;
 	if (memcmp(p, payload(c, c->coming) + c->got, n) != 0)
@@ -529,9 +549,9 @@ control_frame(struct client *c)
 		say(c, c->control, 6 + n);
 	} else if (c->opcode == 8) {
 		if (c->state != CLOSING)
-			fail(c, "closed by the server with %d, message %llu was due",
+			fail(c, "closed by the server with %d, message %" PRIu64 " was due",
 				c->control_n >= 2 ? c->control[0] << 8 | c->control[1] : 0,
-				(unsigned long long)c->coming);
+				c->coming);
 		say_end(c);
 	}
 	c->control_n = 0;
@@ -563,8 +583,8 @@ take_header(struct client *c)
 	else if (c->opcode < 8 && c->state != OPEN)
 		wrong = "unasked for";
 	if (wrong != NULL)
-		fail(c, "message %llu: a frame which is %s (%02x %02x)",
-			(unsigned long long)c->coming, wrong, c->header[0], c->header[1]);
+		fail(c, "message %" PRIu64 ": a frame which is %s (%02x %02x)", c->coming, wrong,
+			c->header[0], c->header[1]);
 	return 1;
 }
 
@@ -579,8 +599,7 @@ frame_end(struct client *c)
 	} else {
 		c->begun = !c->fin;
 		if (c->fin && (c->coming == c->due || c->got != opt.size))
-			fail(c, "message %llu has %llu bytes", (unsigned long long)c->coming,
-				(unsigned long long)c->got);
+			fail(c, "message %" PRIu64 " has %" PRIu64 " bytes", c->coming, c->got);
 		if (c->fin)
 			message_back(c);
 	}
@@ -606,13 +625,13 @@ take_frames(struct client *c, const unsigned char *p, size_t n)
 	if (n > c->left)
 		n = c->left;
 	if (c->opcode >= 8) {
-		if (c->text_n == 0) /* else it is a pong that still goes out, and this one gets none */
+		if (c->text_n == 0) /* else a pong still goes out, and this one gets none */
 			memcpy(c->control + c->control_n, p, n);
 		c->control_n += (uint8_t)n;
 		done = n;
 	} else {
 		if (opt.mode != STREAM && n > opt.size - c->got)
-			fail(c, "message %llu is too long", (unsigned long long)c->coming);
+			fail(c, "message %" PRIu64 " is too long", c->coming);
 		done = take_payload(c, p, n);
 		if (opt.mode == STREAM && c->got == opt.size)
 			message_back(c);
@@ -672,8 +691,8 @@ take_body(struct client *c, const unsigned char *p, size_t n)
 	} else {
 		done = n < c->left ? n : c->left;
 		if (body != NULL && memcmp(p, body + c->got, done) != 0)
-			fail(c, "the body is wrong between byte %llu and %llu",
-				(unsigned long long)c->got, (unsigned long long)(c->got + done));
+			fail(c, "the body is wrong between byte %" PRIu64 " and %" PRIu64, c->got,
+				c->got + done);
 		c->got += done;
 		c->left -= done;
 	}
@@ -791,8 +810,7 @@ get(const struct client *c, unsigned char *p, size_t n)
 		return 0;
 	}
 	if (r < 0)
-		fail(c, "cannot read: %s", ERR_peek_error() != 0 ?
-			ERR_reason_error_string(ERR_peek_error()) : strerror(e));
+		fail(c, "cannot read: %s", tls_error(e));
 	return r;
 }
 
@@ -808,8 +826,8 @@ receive(struct client *c)
 			return;
 		now = clock_ns();
 		if (n == 0 && c->state != ENDING)
-			fail(c, "the server ended the connection, message %llu was due",
-				(unsigned long long)c->coming);
+			fail(c, "the server ended the connection, message %" PRIu64 " was due",
+				c->coming);
 		if (n == 0) {
 			ended(c);
 			return;
@@ -841,7 +859,7 @@ secure(struct client *c)
 	if (c->role == RESTING || opt.mode == BURST || opt.mode == WAKE)
 		modes_wanted |= SSL_MODE_RELEASE_BUFFERS;
 	if ((c->ssl = SSL_new(ctx)) == NULL || !SSL_set_fd(c->ssl, c->fd))
-		fail(c, "no TLS: %s", ERR_reason_error_string(ERR_peek_error()));
+		fail(c, "no TLS: %s", tls_error(0));
 	SSL_set_mode(c->ssl, modes_wanted);
 	if (c->role != RESTING && (opt.mode == GET ? body_n : opt.size) >= RECORD)
 		SSL_set_default_read_buffer_len(c->ssl, ROOM);
@@ -887,7 +905,8 @@ is_secure(struct client *c)
 	if (c->ssl != NULL) {
 		if (SSL_session_reused(c->ssl))
 			resumed += c->role == SHAKER;
-		else if (!SSL_get_peer_tmp_key(c->ssl, &group) || EVP_PKEY_id(group) != EVP_PKEY_X25519)
+		else if (!SSL_get_peer_tmp_key(c->ssl, &group) ||
+			 EVP_PKEY_id(group) != EVP_PKEY_X25519)
 			fail(c, "the exchange is not X25519");
 		EVP_PKEY_free(group);
 		if (opt.resume && session == NULL && c->role == SHAKER)
@@ -905,13 +924,15 @@ is_secure(struct client *c)
 static void
 shake(struct client *c)
 {
-	int r = SSL_do_handshake(c->ssl), e = r == 1 ? 0 : SSL_get_error(c->ssl, r);
+	int r, e;
 
+	errno = 0; /* an end is no error of a system call */
+	r = SSL_do_handshake(c->ssl);
+	e = SSL_get_error(c->ssl, r);
 	if (r == 1)
 		is_secure(c);
 	else if (e != SSL_ERROR_WANT_READ && e != SSL_ERROR_WANT_WRITE)
-		fail(c, "TLS handshake: %s", ERR_peek_error() != 0 ?
-			ERR_reason_error_string(ERR_peek_error()) : "the server ended it");
+		fail(c, "TLS handshake: %s", tls_error(errno));
 	else
 		watch(c, e == SSL_ERROR_WANT_READ ? EPOLLIN : EPOLLOUT);
 }
@@ -964,7 +985,7 @@ ended(struct client *c)
 
 /* The loop. */
 
-/* Waits for at most ms, and does what there is to do.  Those that echo go before those that shake. */
+/* Waits for at most ms, and does what there is to do; those that echo before those that shake. */
 static void
 turn(int ms)
 {
@@ -988,9 +1009,10 @@ turn(int ms)
 		}
 	}
 	if ((double)(now - progress) > opt.patience * 1e9)
-		fail(NULL, "nothing came for %g s: %llu connections, %llu messages and %llu handshakes are due",
-			opt.patience, (unsigned long long)connecting, (unsigned long long)messages.flying,
-			(unsigned long long)shakes.flying);
+		fail(NULL,
+			"nothing came for %g s: %" PRIu64 " connections, %" PRIu64
+			" messages and %" PRIu64 " handshakes are due",
+			opt.patience, connecting, messages.flying, shakes.flying);
 }
 
 /* Lets the server alone; what it says by itself is an error, or a ping. */
@@ -1021,7 +1043,7 @@ open_all(struct client *c, uint64_t n)
 	}
 }
 
-/* `n` messages, or so many as begin in the given seconds, on `count` clients; until all are back. */
+/* n messages, or so many as begin in the given seconds, on `count` clients; until all are back. */
 static void
 drive(struct client *c, uint64_t count, uint64_t n, double seconds)
 {
@@ -1035,7 +1057,7 @@ drive(struct client *c, uint64_t count, uint64_t n, double seconds)
 		turn(100);
 }
 
-/* Publishes n messages, opt.inflight at a time, and waits until all subscribers have each of them. */
+/* Publishes n messages, opt.inflight at a time, and waits until all subscribers have them. */
 static void
 drive_broadcast(uint64_t n)
 {
@@ -1085,7 +1107,8 @@ static const char *comma = "{";
 static void
 tell(const char *name, double value)
 {
-	printf(value == (double)(int64_t)value ? "%s\"%s\": %.0f" : "%s\"%s\": %.3f", comma, name, value);
+	printf(value == (double)(int64_t)value ? "%s\"%s\": %.0f" : "%s\"%s\": %.3f", comma, name,
+		value);
 	comma = ", ";
 }
 
@@ -1221,8 +1244,8 @@ run_handshake(void)
 	tell("resumed", (double)resumed);
 	tell_delay(&shakes.delay, "");
 	if (opt.resume && resumed != shakes.back)
-		fail(NULL, "only %llu of %llu handshakes were resumed", (unsigned long long)resumed,
-			(unsigned long long)shakes.back);
+		fail(NULL, "only %" PRIu64 " of %" PRIu64 " handshakes were resumed", resumed,
+			shakes.back);
 }
 
 /* All idle clients send a message at once, and rest again. */
@@ -1275,36 +1298,41 @@ run_wake(void)
 
 /* The command line. */
 
-static const char help[] =
-	"load MODE --port P [OPTION]...    drives a server on the loopback interface, prints JSON\n"
-	"  echo        each of --conns clients has --inflight messages under way, all come back\n"
-	"  stream      the same where frames may come back cut otherwise\n"
-	"  broadcast   one more client publishes, --inflight messages a record, all --conns get them\n"
-	"  get         GET of --path, keep-alive, on --conns clients\n"
-	"  handshake   connect, TLS, upgrade, Close, end; --conns at a time\n"
-	"  burst       all --idle clients send --inflight messages at once, and rest again\n"
-	"  wake        one idle client after the other, --messages of them, sends one; they rest again\n"
-	"  --host A --port P   where the server listens (127.0.0.1)\n"
-	"  --plain             without TLS\n"
-	"  --raw               without HTTP and frames: payloads only; a handshake sends its request and\n"
-	"                      eight bytes instead of Close, and both come back\n"
-	"  --bare              handshake --raw: without these two\n"
-	"  --path PATH         of the upgrade or the file (/echo; get: /)\n"
-	"  --file FILE         get: what the body must be; without it --size is what is checked\n"
-	"  --conns N           clients (1)\n"
-	"  --size BYTES        of a message (64)\n"
-	"  --inflight K        messages that a client writes together and awaits (1)\n"
-	"  --messages M        in all: messages, requests, published messages, handshakes (20000)\n"
-	"  --seconds S         instead: as many as begin in that time\n"
-	"  --warm M            before that, not measured (a tenth, at least 4 batches of each client)\n"
-	"  --idle N            further clients that are open and silent\n"
-	"  --settle S          how long they rest before anything else happens (2)\n"
-	"  --shakes N          connections that are being opened at a time (16)\n"
-	"  --resume            handshake: all resume the session of the first\n"
-	"  --with-echo N       handshake: N further clients echo meanwhile, and for --before S (1) alone\n"
-	"  --own               broadcast: the publisher gets its own messages, too\n"
-	"  --pid PID           of the server: CPU time and memory\n"
-	"  --patience S        without any progress: an error (10)\n";
+static const struct word {
+	const char *name;                          /* and a blank and what is its value */
+	enum { FLAG, NUMBER, SECONDS, WORD } kind; /* int, uint64_t, double, const char * */
+	void *to;
+	const char *help;
+} words[] = {
+	{ "port P", NUMBER, &opt.port, "where the server listens" },
+	{ "host A", WORD, &opt.host, "its IPv4 address (127.0.0.1)" },
+	{ "plain", FLAG, &opt.plain, "without TLS" },
+	{ "raw", FLAG, &opt.raw,
+		"without HTTP and frames; a handshake's request comes back, then 8 bytes" },
+	{ "pad", FLAG, &opt.pad, "with --raw: messages as long as the frames of --size" },
+	{ "bare", FLAG, &opt.bare, "handshake --raw: nothing but the handshake and the end" },
+	{ "path PATH", WORD, &opt.path, "of the upgrade or the file (/echo; get: /)" },
+	{ "file FILE", WORD, &opt.file,
+		"get: what the body must be; without it --size is checked" },
+	{ "conns N", NUMBER, &opt.conns, "clients (1)" },
+	{ "size BYTES", NUMBER, &opt.size, "of a message (64)" },
+	{ "inflight K", NUMBER, &opt.inflight,
+		"messages that a client writes together and awaits (1)" },
+	{ "burst K", NUMBER, &opt.inflight, "the same" },
+	{ "messages M", NUMBER, &opt.messages,
+		"in all: messages, requests, publications, handshakes" },
+	{ "seconds S", SECONDS, &opt.seconds, "instead: as many as begin in that time" },
+	{ "warm M", NUMBER, &opt.warm, "before that (a tenth, at least 4 batches of each client)" },
+	{ "idle N", NUMBER, &opt.idle, "further clients that are open and silent" },
+	{ "settle S", SECONDS, &opt.settle, "how long they rest before anything else happens (2)" },
+	{ "shakes N", NUMBER, &opt.shakes, "connections that are being opened at a time (16)" },
+	{ "resume", FLAG, &opt.resume, "handshake: all resume the session of the first" },
+	{ "with-echo N", NUMBER, &opt.echoes, "handshake: N further clients echo meanwhile," },
+	{ "before S", SECONDS, &opt.before, "and for so long before (1)" },
+	{ "own", FLAG, &opt.own, "broadcast: the publisher gets its own messages, too" },
+	{ "pid PID", NUMBER, &opt.pid, "of the server: CPU time and memory" },
+	{ "patience S", SECONDS, &opt.patience, "without any progress: an error (10)" },
+};
 
 static uint64_t
 number(const char *name, const char *text)
@@ -1329,61 +1357,69 @@ decimal(const char *name, const char *text)
 }
 
 static void
+usage(FILE *f)
+{
+	fputs("load MODE [OPTION]...    drives a server on the loopback interface, prints JSON\n",
+		f);
+	for (int i = 0; i < MODES; i++)
+		fprintf(f, "  %-18s %s\n", modes[i].name, modes[i].help);
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		fprintf(f, "  --%-16s %s\n", words[i].name, words[i].help);
+	exit(f == stdout ? 0 : 2);
+}
+
+/* Takes an option and what belongs to it; returns how many words that is besides its own. */
+static int
+take_word(const char *name, const char *value)
+{
+	const struct word *w = words, *end = words + sizeof words / sizeof *words;
+	size_t n;
+
+	while (w < end &&
+		(n = strcspn(w->name, " "), strncmp(w->name, name, n) != 0 || name[n] != '\0'))
+		w++;
+	if (w == end)
+		usage(strcmp(name, "help") == 0 ? stdout : stderr);
+	if (w->kind != FLAG && value == NULL)
+		fail(NULL, "--%s needs a value", name);
+	switch (w->kind) {
+	case FLAG:
+		*(int *)w->to = 1;
+		return 0;
+	case NUMBER:
+		*(uint64_t *)w->to = number(name, value);
+		return 1;
+	case SECONDS:
+		*(double *)w->to = decimal(name, value);
+		return 1;
+	case WORD:
+		*(const char **)w->to = value;
+	}
+	return 1;
+}
+
+static void
 options(int argc, char **argv)
 {
-	static const struct option names[] = { { "host", 1, 0, 'h' }, { "port", 1, 0, 'p' },
-		{ "plain", 0, 0, 'P' }, { "raw", 0, 0, 'R' }, { "bare", 0, 0, 'B' },
-		{ "path", 1, 0, 'a' }, { "file", 1, 0, 'f' }, { "conns", 1, 0, 'c' },
-		{ "size", 1, 0, 's' }, { "inflight", 1, 0, 'k' }, { "burst", 1, 0, 'k' },
-		{ "messages", 1, 0, 'm' }, { "seconds", 1, 0, 'S' }, { "warm", 1, 0, 'w' },
-		{ "idle", 1, 0, 'i' }, { "settle", 1, 0, 't' }, { "shakes", 1, 0, 'n' },
-		{ "resume", 0, 0, 'r' }, { "with-echo", 1, 0, 'e' }, { "before", 1, 0, 'b' },
-		{ "own", 0, 0, 'o' }, { "pid", 1, 0, 'I' }, { "patience", 1, 0, 'T' },
-		{ "help", 0, 0, 'H' }, { 0, 0, 0, 0 } };
-	int o, i;
+	int i;
 
-	while ((o = getopt_long(argc, argv, "", names, &i)) != -1) {
-		const char *n = o == '?' ? NULL : names[i].name;
-
-		switch (o) {
-		case 'h': opt.host = optarg; break;
-		case 'p': opt.port = (int)number(n, optarg); break;
-		case 'P': opt.plain = 1; break;
-		case 'R': opt.raw = 1; break;
-		case 'B': opt.bare = 1; break;
-		case 'a': opt.path = optarg; break;
-		case 'f': opt.file = optarg; break;
-		case 'c': opt.conns = number(n, optarg); break;
-		case 's': opt.size = number(n, optarg); break;
-		case 'k': opt.inflight = number(n, optarg); break;
-		case 'm': opt.messages = number(n, optarg); break;
-		case 'S': opt.seconds = decimal(n, optarg); break;
-		case 'w': opt.warm = number(n, optarg); break;
-		case 'i': opt.idle = number(n, optarg); break;
-		case 't': opt.settle = decimal(n, optarg); break;
-		case 'n': opt.shakes = number(n, optarg); break;
-		case 'r': opt.resume = 1; break;
-		case 'e': opt.echoes = number(n, optarg); break;
-		case 'b': opt.before = decimal(n, optarg); break;
-		case 'o': opt.own = 1; break;
-		case 'I': opt.pid = (int)number(n, optarg); break;
-		case 'T': opt.patience = decimal(n, optarg); break;
-		case 'H': fputs(help, stdout); exit(0);
-		default: exit(2);
-		}
-	}
-	while (optind < argc && opt.mode < MODES && strcmp(argv[optind], modes[opt.mode]) != 0)
+	for (i = 2; i < argc && strncmp(argv[i], "--", 2) == 0; i++)
+		i += take_word(argv[i] + 2, argv[i + 1]);
+	while (argc > 1 && opt.mode < MODES && strcmp(argv[1], modes[opt.mode].name) != 0)
 		opt.mode++;
-	if (optind + 1 != argc || opt.mode == MODES || opt.port <= 0 || opt.port > 65535) {
-		fputs(help, stderr);
-		exit(2);
-	}
+	if (argc < 2 || i != argc || opt.mode == MODES)
+		usage(argc == 2 && strcmp(argv[1], "--help") == 0 ? stdout : stderr);
+	if (opt.port == 0 || opt.port > 65535)
+		fail(NULL, "--port is not between 1 and 65535");
 	if (opt.mode == BURST || opt.mode == WAKE)
 		opt.conns = 0;
 	else if (opt.conns == 0)
 		opt.conns = 1;
-	if (opt.inflight == 0 || opt.shakes == 0 || (opt.size == 0 && (opt.raw || opt.mode == STREAM)))
+	if (opt.inflight == 0 || opt.shakes == 0 ||
+		(opt.size == 0 && (opt.raw || opt.mode == STREAM)))
 		fail(NULL, "--inflight, --shakes, or --size 0");
+	if (opt.raw && opt.pad)
+		opt.size += 4 + frame_header((unsigned char[10]){ 0 }, 2, opt.size);
 	if (opt.messages == 0)
 		opt.messages = opt.seconds > 0 ? UINT64_MAX : 20000;
 	if (opt.path == NULL)
@@ -1392,7 +1428,8 @@ options(int argc, char **argv)
 		opt.settle = 2;
 	if (opt.warm == UINT64_MAX) {
 		opt.warm = opt.messages == UINT64_MAX ? 0 : opt.messages / 10;
-		if (opt.warm < 4 * opt.conns * opt.inflight && opt.mode != HANDSHAKE && opt.size < RECORD)
+		if (opt.warm < 4 * opt.conns * opt.inflight && opt.mode != HANDSHAKE &&
+			opt.size < RECORD)
 			opt.warm = 4 * opt.conns * opt.inflight;
 		if (opt.warm < opt.conns)
 			opt.warm = opt.conns;
@@ -1432,7 +1469,7 @@ prepare(void)
 		if (rl.rlim_max < rl.rlim_cur)
 			rl.rlim_max = rl.rlim_cur;
 		if (setrlimit(RLIMIT_NOFILE, &rl) != 0)
-			fail(NULL, "%llu descriptors: %s", (unsigned long long)all + 64, strerror(errno));
+			fail(NULL, "%" PRIu64 " descriptors: %s", all + 64, strerror(errno));
 	}
 	if ((clients = calloc(all, sizeof *clients)) == NULL ||
 		(pattern = malloc(PATTERN + opt.size)) == NULL)
@@ -1452,11 +1489,11 @@ prepare(void)
 		clients[i].fd = -1;
 	}
 	n = snprintf((char *)request, sizeof request,
-		opt.mode == GET ? "GET %s HTTP/1.1\r\nHost: %s:%d\r\n\r\n" :
-				  "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
+		opt.mode == GET ? "GET %s HTTP/1.1\r\nHost: %s:%d\r\n\r\n"
+				: "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
 				  "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 				  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-		opt.path, opt.host, opt.port);
+		opt.path, opt.host, (int)opt.port);
 	if (n < 0 || (size_t)n >= sizeof request)
 		fail(NULL, "--path is too long");
 	request_n = (size_t)n;
@@ -1473,7 +1510,7 @@ prepare_tls(void)
 		!SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION) ||
 		!SSL_CTX_set_cipher_list(ctx, "ECDHE-ECDSA-AES128-GCM-SHA256") ||
 		!SSL_CTX_set1_groups_list(ctx, "X25519:P-256")) /* P-256 for the certificate */
-		fail(NULL, "libssl: %s", ERR_reason_error_string(ERR_peek_error()));
+		fail(NULL, "libssl: %s", tls_error(0));
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
@@ -1487,7 +1524,7 @@ main(int argc, char **argv)
 	map_file();
 	prepare();
 	prepare_tls();
-	tell_text("mode", modes[opt.mode]);
+	tell_text("mode", modes[opt.mode].name);
 	tell("conns", (double)opt.conns);
 	tell("idle", (double)opt.idle);
 	tell("size", (double)(body != NULL ? body_n : opt.size));
@@ -1507,11 +1544,20 @@ main(int argc, char **argv)
 			tell("rss_idle", (double)rss());
 	}
 	switch (opt.mode) {
-	case BROADCAST: run_broadcast(); break;
-	case HANDSHAKE: run_handshake(); break;
-	case BURST: run_burst(); break;
-	case WAKE: run_wake(); break;
-	default: run_echo();
+	case BROADCAST:
+		run_broadcast();
+		break;
+	case HANDSHAKE:
+		run_handshake();
+		break;
+	case BURST:
+		run_burst();
+		break;
+	case WAKE:
+		run_wake();
+		break;
+	default:
+		run_echo();
 	}
 	if (opt.pid > 0)
 		tell("rss_end", (double)rss());

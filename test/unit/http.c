@@ -52,6 +52,32 @@ stale_errno(void **state)
 	free(c.tls);
 }
 
+/* What a hash has seen of a credential is wiped. */
+
+static size_t wiped; /* the largest piece of memory */
+
+void __wrap_explicit_bzero(void *p, size_t n);
+
+void
+__wrap_explicit_bzero(void *p, size_t n)
+{
+	memset(p, 0, n);
+	wiped = wiped > n ? wiped : n;
+}
+
+static void
+no_traces(void **state)
+{
+	static const unsigned char b[] = "c2VjcmV0";
+
+	(void)state;
+	for (int coded = 0; coded < 2; coded++) {
+		wiped = 0;
+		assert_int_equal(known("file", b, 0, sizeof b - 1, coded), 0);
+		assert_int_equal(wiped, sizeof(br_sha256_context));
+	}
+}
+
 /* System calls that fail with these errors, if there is one. */
 
 static int open_error, stat_error, read_error;
@@ -174,6 +200,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(short_origins),
 		cmocka_unit_test(stale_errno),
+		cmocka_unit_test(no_traces),
 		cmocka_unit_test(files),
 	};
 

@@ -77,6 +77,33 @@ end_without_a_reason(void **state)
 	close(fds[0]);
 }
 
+/* The line of a connection: seconds to the millisecond, and a name that cannot end its quotes. */
+static void
+line_of_an_end(void **state)
+{
+	static char ca[] = "ca.pem";
+	static struct listener l = { .addr.in.sin_family = AF_INET, .client_ca = ca };
+	struct conn *c = one_slot();
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	close(fds[0]);
+	c->state = OPEN;
+	c->status = 1000;
+	c->fd = fds[1];
+	c->lis = &l;
+	c->addr = l.addr;
+	c->start = now - 123456;
+	c->in = 7;
+	c->out = 8;
+	strcpy(c->path, "/p");
+	strcpy(c->cn, "a\" in=0 #!\"");
+	awakes = clients = 1;
+	conn_close(c, "why");
+	assert_string_equal(said, "0.0.0.0:0 - /p 1000 in=7 out=8 secs=123.456 cn=\"a? in=0 #!?\": why\n");
+}
+
 /* A proxy's network has none of another IP version's addresses, whatever their bytes are. */
 static void
 networks(void **state)
@@ -119,7 +146,7 @@ enum call { NONE, SETRLIMIT, SIGNALFD, EPOLL, SOCKET, BIND, LISTENING, NAME, OPE
 
 static enum call failing;
 static int error, entropy = 1, accepted = -1, opened, epoll_fails; /* of calls of epoll_ctl */
-static int exited, slept;
+static int exited, slept, patience; /* what poll was told to wait */
 static jmp_buf ended;
 
 static int
@@ -202,6 +229,7 @@ __wrap_poll(struct pollfd *p, nfds_t n, int timeout)
 {
 	if (n == 1)
 		return __real_poll(p, n, timeout); /* the log's */
+	patience = timeout;
 	stopping = 1;
 	return result(POLLING, 0);
 }
@@ -312,6 +340,31 @@ no_poll(void **state)
 	}
 	failing = NONE;
 	stopping = 0;
+}
+
+/* The loop waits for a second, and not at all if there is something left to do. */
+static void
+no_wait(void **state)
+{
+	static struct pollfd room[LISTENERS_MAX + 4];
+	struct conn *c = one_slot();
+
+	(void)state;
+	pfd = room;
+	*c = (struct conn){ .state = HEAD, .fd = -1, .bfd = -1, .lis = cf.listener, .io = c->io,
+		.tls = c->tls };
+	cf.listener[0].plain = 1;
+	assert_int_equal(tls_open(c), 1);
+	awakes = 1;
+	swept = INT64_MAX / 2; /* no look at the deadlines */
+	for (int again = 0; again < 2; again++) {
+		stopping = 0;
+		c->again = (uint8_t)again;
+		loop();
+		assert_int_equal(patience, again ? 0 : TICK);
+		assert_int_equal(c->again, 0);
+	}
+	swept = stopping = 0;
 }
 
 /* Only what lasts makes accepting pause: not a client that is gone again, nor nobody. */
@@ -425,6 +478,26 @@ defaults(void **state)
 	assert_int_equal(seen, 4);
 }
 
+/* Seconds become milliseconds, and half of the slots is half of them, rounded up. */
+static void
+units(void **state)
+{
+	const struct config before = cf;
+
+	(void)state;
+	cf.listeners = 1;
+	cf.listener[0].plain = 1;
+	cf.max_clients = 7;
+	cf.max_per_ip = -1;
+	cf.timeout = 11;
+	cf.ping = 31;
+	check_config();
+	assert_int_equal(cf.timeout, 11000);
+	assert_int_equal(cf.ping, 31000);
+	assert_int_equal(cf.max_per_ip, 4);
+	cf = before;
+}
+
 /* The oldest of those that had two seconds, and no other, makes room. */
 static void
 room_for_a_newcomer(void **state)
@@ -458,6 +531,43 @@ room_for_a_newcomer(void **state)
 	for (int i = 0; i < 2; i++) {
 		free(two[i].io);
 		free(two[i].tls);
+	}
+	cf.max_clients = max;
+	awakes = clients = 0;
+}
+
+/* Of the handshakes the oldest makes a step in a turn; whoever is beyond, or needs none, always. */
+static void
+one_handshake(void **state)
+{
+	enum { N = 5 };
+	static const uint8_t states[N] = { SHAKE, SHAKE, PROXY, SHAKE, HEAD };
+	static const uint32_t ids[N] = { 1, UINT32_MAX, 2, 0, 3 }; /* they began to count anew */
+	static struct conn some[N], *list[N];
+	static struct listener l[2] = { { .addr.in.sin_family = AF_INET },
+		{ .addr.in.sin_family = AF_INET, .plain = 1 } };
+	const long long max = cf.max_clients;
+
+	(void)state;
+	slots = some;
+	awake = list;
+	cf.max_clients = N;
+	now = 10000;
+	awakes = clients = 0;
+	for (int i = 0; i < N; i++) {
+		some[i] = (struct conn){ .state = states[i], .fd = -1, .bfd = -1, .id = ids[i],
+			.lis = &l[states[i] == HEAD], .addr = l[0].addr, .asleep = 1 };
+		some[i].io = calloc(1, IO_TEXT + HEAD_MAX);
+		some[i].tls = calloc(1, tls_size);
+		wake(&some[i]);
+		clients++;
+		some[i].stepped = 0;
+	}
+	step_all();
+	for (int i = 0; i < N; i++) {
+		assert_int_equal(some[i].stepped, ids[i] == UINT32_MAX || states[i] == HEAD ? now : 0);
+		free(some[i].io);
+		free(some[i].tls);
 	}
 	cf.max_clients = max;
 	awakes = clients = 0;
@@ -542,13 +652,17 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(defaults),
+		cmocka_unit_test(units),
 		cmocka_unit_test(room_for_a_newcomer),
 		cmocka_unit_test(lines_of_the_log),
+		cmocka_unit_test(one_handshake),
 		cmocka_unit_test(end_without_a_reason),
+		cmocka_unit_test(line_of_an_end),
 		cmocka_unit_test(networks),
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(no_devices),
 		cmocka_unit_test(no_poll),
+		cmocka_unit_test(no_wait),
 		cmocka_unit_test(pauses),
 		cmocka_unit_test(no_entropy),
 		cmocka_unit_test(no_rest),

@@ -362,6 +362,8 @@ expected(const unsigned char *b, size_t n, uint64_t *length)
 	return n >= need ? (int)need : 0;
 }
 
+static int longest; /* header */
+
 static void
 try_frame(const unsigned char *bytes)
 {
@@ -376,6 +378,7 @@ try_frame(const unsigned char *bytes)
 			return;
 		}
 		assert_int_equal(got, want);
+		longest = longest > got ? longest : got;
 		if (got > 0) {
 			assert_int_equal(f.length, length);
 			assert_int_equal(f.opcode, bytes[0] & 15);
@@ -411,6 +414,7 @@ frames(void **state)
 			try_frame(b);
 		}
 	}
+	assert_int_equal(longest, FRAME_MAX);
 }
 
 /* Ours are as short as can be, and unmasked (5.1). */
