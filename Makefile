@@ -141,6 +141,12 @@ bench:
 	@sh test/install run bench
 	@$(MAKE) all build/bench/load build/bench/floor build/bench/lws build/bench/node/node_modules/.package-lock.json
 	$(PYTHON) test/bench/bench.py --rounds $(ROUNDS) --only '$(ONLY)'
+	test -n "$(ONLY)" || $(MAKE) bench-counts
+
+# What needs no clock, and no quiet machine: instructions, system calls, sizes; into RESULTS.md, too.
+bench-counts:
+	@sh test/install run counts
+	$(PYTHON) test/bench/counts.py --write
 
 # Changes of the sources, one at a time, that the tests must notice; goes on where it was broken off.
 mutate:
@@ -167,8 +173,9 @@ help:
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make bench    CPU time a message, memory a client, beside other servers; test/bench/RESULTS.md'
+	@echo 'make bench-counts  instructions, system calls, sizes, time to start; no quiet machine needed'
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate bench \
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate bench bench-counts \
 	audit clean help

@@ -46,7 +46,7 @@ import wsraw  # noqa: E402
 OUT = os.path.join(TOP, "build", "bench", "counts")
 RESULTS = os.path.join(HERE, "RESULTS.md")
 LAST = os.path.join(OUT, "counts.json")
-FENCE = "<!-- counts.py: begin -->", "<!-- counts.py: end -->"
+FENCE = "<!-- counts -->", "<!-- end of counts -->"
 PARTS = ["instructions", "calls", "start", "memory", "size"]
 NICE = ["nice", "-n", "15"]  # for what burns CPU and is not timed
 
@@ -543,9 +543,10 @@ def markdown(data):
             mark(c["sum"] < MARK_CALLS + 0.01)), ""]
     if "start" in data:
         s = data["start"]
-        out += ["Start, P-256 key, %d slots, milliseconds from exec, median of 50: port named %.2f (%.2f of it the server's CPU), "
-                "first byte of a plain answer %.2f, of a TLS one %.2f; below %.0f is the mark: %s. (/bin/true, started and "
-                "waited for the same way: %.2f.)" % (SLOTS, s["listening"], s["CPU"], s["first byte"], s["first byte, TLS"], MARK_START,
+        out += ["Start, P-256 key, %d slots, milliseconds from exec, median of 50: port named %.2f (%.2f of it the server's "
+                "CPU), first byte of a plain answer %.2f, of a TLS one %.2f; below %.0f is the mark: %s. (/bin/true, started "
+                "and waited for the same way: %.2f.)" % (SLOTS, s["listening"], s["CPU"], s["first byte"],
+                            s["first byte, TLS"], MARK_START,
                             mark(max(s["first byte"], s["first byte, TLS"]) < MARK_START), s["/bin/true"]), ""]
     if "memory" in data:
         m = data["memory"]
