@@ -670,6 +670,8 @@ class Campaign:
     def result(self, began):
         if self.server:
             self.server.kill()
+        if not self.hit:
+            self.fail("all runs", "no fault was met")
         return Result(self.name, self.runs, self.hit, self.sites, self.failures, time.monotonic() - began)
 
     def struck(self, function):

@@ -1,11 +1,11 @@
 /*
- * For proofs: strsep(3), strtok_r(3) and strrchr(3) as POSIX and BSD say, but for this: of two bytes of a set either may be found,
+ * For proofs: strsep(3), strtok_r(3) and strrchr(3) as POSIX and BSD say, but for this: of the bytes of a set any may be found,
  * and a word may begin where it likes.  Whatever the real ones return, these return too.
  */
 static char *
 somewhere(char *s, const char *set)
 {
-	return strchr(s, set[1] != '\0' && Frama_C_interval(0, 1) ? set[1] : set[0]);
+	return strchr(s, set[Frama_C_interval(0, (int)strlen(set) - 1)]);
 }
 
 char *
