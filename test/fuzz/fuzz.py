@@ -1,7 +1,7 @@
 """Builds and runs the fuzzing targets of this directory (libFuzzer, AddressSanitizer, UndefinedBehaviorSanitizer).
 
     fuzz.py [TARGET]...           each of them for --seconds S (600), --jobs N (2) at a time; exit status 1 on a finding;
-                                  --seed N: the inputs are those of the run before, as far as the time goes
+                                  --seed WORD: the inputs are those of the run before, as far as the time goes
     fuzz.py --merge [TARGET]...   the smallest set of inputs that reaches all that the tree's and the working corpus reach
                                   takes the place of the tree's, files of at most --largest BYTES (4096)
     fuzz.py --afl                 AFL++ over the whole server for --seconds: its one client is what the fuzzer makes
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 import seeds
 
@@ -253,6 +254,8 @@ def coverage(targets):
         profiles.append(profile)
     merged = os.path.join(d, "all.profdata")
     r = run(["llvm-profdata", "merge", "-o", merged] + profiles)
+    if r.returncode != 0:
+        sys.exit(r.stdout)
     objects = [word for program in programs[1:] for word in ("-object", program)]
     sources = [os.path.join(TOP, f) for f in ("main.c", "tls.c", "http.c", "ws.c")]
     for what in (["report"], ["show", "-show-line-counts", "-show-branches=count"]):
@@ -316,7 +319,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=lambda word: int(word) if word.isdigit() else zlib.crc32(word.encode()), default=0)
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--largest", type=int, default=4096)
     parser.add_argument("--afl", action="store_true")
