@@ -62,49 +62,45 @@ die(const char *what)
 	exit(1);
 }
 
-/* Plain TCP.  These return 0 when the client is to be dropped, and set what to poll for. */
+/* Plain TCP.  All of these return 0 when the client is to be dropped. */
 
 static int
-echo_tcp(struct client *c, struct pollfd *p)
+read_stage(struct client *c, int fd)
 {
-	static unsigned char room[STAGE];
-	unsigned char *from = c->to > 0 ? c->stage + c->from : room;
-	size_t n = c->to - c->from, w = 0;
-	ssize_t r;
+	ssize_t n = read(fd, c->stage, STAGE);
 
-	if (c->to == 0) {
-		r = read(p->fd, room, sizeof room);
-		if (r <= 0)
-			return r < 0 && (errno == EAGAIN || errno == EINTR);
-		n = (size_t)r;
-	}
-	r = write(p->fd, from, n);
-	if (r < 0 && errno != EAGAIN && errno != EINTR)
+	c->from = 0;
+	c->to = n < 0 ? 0 : (size_t)n;
+	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+static int
+tcp_in(struct client *c, const struct pollfd *p)
+{
+	return c->from < c->to || read_stage(c, p->fd);
+}
+
+static int
+tcp_out(struct client *c, struct pollfd *p)
+{
+	ssize_t n = c->from < c->to ? write(p->fd, c->stage + c->from, c->to - c->from) : 0;
+
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
 		return 0;
-	w = r < 0 ? 0 : (size_t)r;
-	if (c->to > 0) {
-		c->from += w;
-	} else if (w < n) {
-		memcpy(c->stage, room + w, n - w);
-		c->from = 0;
-		c->to = n - w;
-	}
-	if (c->from == c->to)
-		c->from = c->to = 0;
-	p->events = c->to > 0 ? POLLOUT : POLLIN;
+	c->from += n < 0 ? 0 : (size_t)n;
+	p->events = c->from < c->to ? POLLOUT : POLLIN;
 	return 1;
 }
 
 /* BearSSL. */
 
-/* Moves what there is from the stage through the engine to the client, as far as it goes. */
-static int
-push_tls(struct client *c, int fd)
+/* Moves what there is from the stage into the engine, and back into it, as far as it goes. */
+static void
+turn_around(struct client *c)
 {
 	br_ssl_engine_context *eng = &c->sc.eng;
 	unsigned char *p, *q;
 	size_t n, m;
-	ssize_t w;
 
 	for (;;) {
 		if ((p = br_ssl_engine_recvapp_buf(eng, &n)) != NULL &&
@@ -119,37 +115,41 @@ push_tls(struct client *c, int fd)
 			br_ssl_engine_recvrec_ack(eng, n);
 			c->from += n;
 		} else {
-			br_ssl_engine_flush(eng, 0);
-			if ((p = br_ssl_engine_sendrec_buf(eng, &n)) == NULL)
-				return 1;
-			w = write(fd, p, n);
-			if (w < 0)
-				return errno == EAGAIN || errno == EINTR;
-			br_ssl_engine_sendrec_ack(eng, (size_t)w);
+			break;
 		}
 	}
 }
 
 static int
-echo_bear(struct client *c, struct pollfd *p)
+bear_in(struct client *c, const struct pollfd *p)
+{
+	if (c->from == c->to && (p->revents & ~POLLOUT) != 0 && !read_stage(c, p->fd))
+		return 0;
+	turn_around(c);
+	return 1;
+}
+
+static int
+bear_out(struct client *c, struct pollfd *p)
 {
 	br_ssl_engine_context *eng = &c->sc.eng;
-	ssize_t r;
+	unsigned char *q;
+	ssize_t w = 0;
 	size_t n;
 
-	if (c->from == c->to && (p->revents & ~POLLOUT) != 0) {
-		r = read(p->fd, c->stage, STAGE);
-		if (r == 0 || (r < 0 && errno != EAGAIN && errno != EINTR))
+	br_ssl_engine_flush(eng, 0);
+	while (w >= 0 && (q = br_ssl_engine_sendrec_buf(eng, &n)) != NULL) {
+		w = write(p->fd, q, n);
+		if (w < 0 && errno != EAGAIN && errno != EINTR)
 			return 0;
-		c->from = 0;
-		c->to = r < 0 ? 0 : (size_t)r;
+		if (w > 0) {
+			br_ssl_engine_sendrec_ack(eng, (size_t)w);
+			turn_around(c);
+			br_ssl_engine_flush(eng, 0);
+		}
 	}
-	if (!push_tls(c, p->fd) || br_ssl_engine_current_state(eng) == BR_SSL_CLOSED)
-		return 0;
-	p->events = br_ssl_engine_sendrec_buf(eng, &n) != NULL ? POLLOUT : 0;
-	if (c->from == c->to)
-		p->events |= POLLIN;
-	return 1;
+	p->events = (short)((w < 0 ? POLLOUT : 0) | (c->from == c->to ? POLLIN : 0));
+	return br_ssl_engine_current_state(eng) != BR_SSL_CLOSED;
 }
 
 static int
@@ -279,22 +279,26 @@ drop(size_t i)
 	fds[0].events = POLLIN;
 }
 
+/*
+ * First what all clients sent is read, then all are answered: that costs less than to answer each
+ * one at once, for the clients wake up later, send more together, and poll(2) looks over all
+ * descriptors less often.
+ */
 static void
 loop(int tls)
 {
 	for (;;) {
-		int n = poll(fds, used, -1);
-
-		if (n < 0 && errno != EINTR)
+		if (poll(fds, used, -1) < 0 && errno != EINTR)
 			die("poll");
-		for (size_t i = used;
-			n > 0 && i-- > 1;) { /* downwards: drop moves the last one here */
-			if (fds[i].revents == 0)
-				continue;
-			n--;
-			if (!(tls ? echo_bear(at[i], &fds[i]) : echo_tcp(at[i], &fds[i])))
+		/* downwards: drop moves the last one here */
+		for (size_t i = used; i-- > 1;)
+			if (fds[i].revents != 0 &&
+				!(tls ? bear_in(at[i], &fds[i]) : tcp_in(at[i], &fds[i])))
 				drop(i);
-		}
+		for (size_t i = used; i-- > 1;)
+			if (fds[i].revents != 0 &&
+				!(tls ? bear_out(at[i], &fds[i]) : tcp_out(at[i], &fds[i])))
+				drop(i);
 		if (fds[0].revents != 0)
 			take_clients(tls);
 	}
