@@ -165,7 +165,7 @@ def notes_of(results):
     return out
 
 
-def main_table(results, notes, servers):
+def main_table(results, notes, servers, whole):
     def cell(name, server):
         metric = METRICS[name]
         text = figure(results.median(name, server), metric.unit)
@@ -177,7 +177,7 @@ def main_table(results, notes, servers):
     rows = []
     for name, metric in METRICS.items():
         marks = [m for m in MARKS if m.metric == name]
-        if not marks and name not in results.values and (metric.work or name) not in results.failed:
+        if name not in results.values and (metric.work or name) not in results.failed and not (marks and whole):
             continue
         for i, mark in enumerate(marks or [None]):
             row = ["%s, %s" % (metric.title, metric.unit)] + [cell(name, s) for s in servers] if i == 0 else \
@@ -265,7 +265,7 @@ def report(results):
         out.append("This run had a part of the work, less time, or fewer than %d rounds: a look, no result.\n" % FULL_ROUNDS)
     out.append("CPU time of the server for each message, delivery, request or handshake, in microseconds where nothing else "
                "is said; medians of the rounds. Up to %d %% above a mark is a tie.\n" % round(100 * TIE - 100))
-    out.append(main_table(results, notes, servers))
+    out.append(main_table(results, notes, servers, a["whole"]))
     if floor is not None:
         out.append("The BearSSL floor is %.2f of the TCP floor at 64 B; up to %.2f it counts as one%s.\n" % (
             floor, FLOOR.bound, "" if word == "met" else ": **it does not here**"))
