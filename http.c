@@ -490,14 +490,15 @@ static int
 open_file(const char *path, struct stat *st)
 {
 	const int flags = O_NOFOLLOW | O_CLOEXEC;
-	int dir = openat(cf.root_fd, ".", O_PATH | flags), fd = -1, next;
+	int dir = cf.root_fd, fd = -1, next;
 	char copy[HEAD_MAX], *rest = copy, *name;
 
 	snprintf(copy, sizeof copy, "%s%s", path + 1,
 		path[strlen(path) - 1] == '/' ? "index.html" : "");
 	for (name = strsep(&rest, "/"); dir >= 0 && rest != NULL; name = strsep(&rest, "/")) {
 		next = openat(dir, name, O_PATH | O_DIRECTORY | flags);
-		close(dir);
+		if (dir != cf.root_fd)
+			close(dir);
 		dir = next;
 	}
 	if (dir < 0)
@@ -506,7 +507,8 @@ open_file(const char *path, struct stat *st)
 		fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | flags);
 	if (fd >= 0 && fstat(fd, st) != 0)
 		st->st_mode = 0;
-	close(dir);
+	if (dir != cf.root_fd)
+		close(dir);
 	return fd;
 }
 

@@ -6,7 +6,8 @@
 enum {
 	SOCKETS = 64,
 	FIRST = 100, /* descriptor of the first socket */
-	ROOT = 50,   /* --root, and each directory below it */
+	ROOT = 50,   /* --root */
+	BELOW = 51,  /* each directory below it */
 	SIGNALS = 51,
 	EPOLL = 52,
 	LISTENER = 53, /* the first listener */
@@ -302,7 +303,7 @@ fake_close(int fd)
 	struct sock *s;
 
 	moved_bytes++;
-	if (fd == ROOT) {
+	if (fd == BELOW) {
 		CHECK(directories-- > 1);
 		return 0;
 	}
@@ -430,16 +431,16 @@ fake_openat(int dir, const char *name, int flags)
 	struct stat st;
 	struct sock *s;
 
-	CHECK(dir == ROOT && directories >= 1 && (flags & O_NOFOLLOW) && strchr(name, '/') == NULL);
-	CHECK(strcmp(name, ".") == 0 ? directories == 1 : name[0] != '.' && name[0] != '\0');
+	CHECK(dir == ROOT ? directories == 1 : dir == BELOW && directories > 1);
+	CHECK((flags & O_NOFOLLOW) && strchr(name, '/') == NULL && name[0] != '.' && name[0] != '\0');
 	if (file_error == EMFILE)
 		return failed(told_once(&file_error));
 	if (flags & O_PATH) {
-		if (strcmp(name, ".") != 0 && strcmp(name, "d") != 0)
+		if (strcmp(name, "d") != 0)
 			return failed(ENOENT);
 		directories++;
 		moved_bytes++;
-		return ROOT;
+		return BELOW;
 	}
 	CHECK(attributes(name, &st) == 0 && S_ISREG(st.st_mode));
 	s = new_sock(A_FILE);
@@ -457,7 +458,7 @@ fake_openat(int dir, const char *name, int flags)
 int
 fake_fstatat(int dir, const char *name, struct stat *st, int flags)
 {
-	CHECK(dir == ROOT && flags == AT_SYMLINK_NOFOLLOW);
+	CHECK(dir == (directories > 1 ? BELOW : ROOT) && flags == AT_SYMLINK_NOFOLLOW);
 	return attributes(name, st);
 }
 
