@@ -37,7 +37,7 @@
 #include <unistd.h>
 
 enum {
-	ROUNDS = 16,       /* steps of one connection a turn, for fairness */
+	ROUNDS = 64,       /* steps of one connection a turn, for fairness */
 	WAKES = 64,        /* sleepers woken a turn */
 	TICK = 1000,       /* milliseconds between looks at the deadlines, and before a rest */
 	UNFINISHED = 2000, /* a connection this old without a request head may make room */
