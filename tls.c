@@ -23,6 +23,7 @@
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was used further than c->moved, the bytes read and written since the last rest; a
  *   wipe covers that much of each.
+ * - The kernel keeps back the end of what is sent (MSG_MORE) only while more waits for room.
  * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
  *   6066 4; it may stay unanswered): a reply, a frame or a hub's entry must fit in it whole.
  *
@@ -34,6 +35,7 @@
 #include <bearssl.h>
 #include <ctype.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,8 +51,8 @@ struct tls {
 	 * have still to be written.
 	 */
 	uint32_t from, to, sent, out;
-	uint64_t fed; /* bytes */
-	uint8_t plain, ready, shut;
+	uint64_t fed;                       /* bytes */
+	uint8_t plain, ready, shut, corked; /* corked: the kernel holds bytes back */
 	br_name_element cn;
 };
 
@@ -510,7 +512,9 @@ tls_put(struct conn *c, size_t n)
 enum step
 tls_out(struct conn *c)
 {
+	static const int on = 1;
 	struct tls *t = c->tls;
+	int more = t->ready && c->full ? MSG_MORE : 0; /* what waits for room shares packets */
 	char *why = (char *)c->io + IO_STASH;
 	enum step moved = WAIT;
 	const unsigned char *p;
@@ -520,7 +524,7 @@ tls_out(struct conn *c)
 
 	br_ssl_engine_flush(&t->sc.eng, 0); /* does nothing when plain */
 	while ((p = pending(c, &n)) != NULL) {
-		ssize_t w = write(c->fd, p, n);
+		ssize_t w = send(c->fd, p, n, more);
 
 		c->moved += n;
 		if (w < 0)
@@ -530,8 +534,11 @@ tls_out(struct conn *c)
 		else if ((t->sent += (uint32_t)w) == t->out)
 			t->sent = t->out = 0;
 		c->stalled = 0;
+		t->corked = more != 0;
 		moved = MORE;
 	}
+	if (t->corked && !more) /* nothing came of it: this pushes, see tcp(7) */
+		t->corked = setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0;
 	state = br_ssl_engine_current_state(&t->sc.eng);
 	/* it refused a renegotiation and holds more of the kind, which it will never look at */
 	if (!t->plain && t->ready && state == BR_SSL_SENDAPP)

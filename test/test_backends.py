@@ -417,6 +417,22 @@ def test_stream_bytes_both_ways(wssd, tls, backend):
         part(c, b)
 
 
+def test_stream_that_fills_the_window_and_stops(wssd, tls, backend):
+    """As much as a frame takes, and nothing behind it: the kernel, which was told to wait for more (MSG_MORE), must not wait
+    its 200 ms for it."""
+    s = wssd("/s=" + backend.route, tls=tls)
+    times = []
+    with s.open("/s") as c:
+        b = backend.accept()
+        for windows in (1, 2, 3) * 7:
+            data = rnd.randbytes(windows * (16384 - 4))
+            begin = time.monotonic()
+            b.sendall(data)
+            assert stream_bytes(c, len(data)) == data
+            times.append(time.monotonic() - begin)
+    assert sorted(times)[len(times) // 2] < 0.15, times
+
+
 def test_stream_frames_of_all_kinds(wssd, backend):
     """Fragments, empty frames and pings between; text passes, as bytes."""
     s = wssd("/s=" + backend.route)

@@ -13,7 +13,7 @@
  *   WSSD_FAULTS_SPEED=N    the monotonic clock runs N times as fast, and poll(2) and usleep(3) wait
  *                          accordingly
  *
- * FUNCTION is one of names[] below: read(2) and write(2) by what they read and write, recv-drop is
+ * FUNCTION is one of names[] below: read(2), write(2) and send(2) by what they read and write, recv-drop is
  * recv(2) of a packet without MSG_PEEK, when it was looked at before and is there.  Only calls
  * that the program itself or libbearssl makes are counted, and none once main has returned or
  * exit(3) was called: what the compiler's run-time library writes then (coverage) is left alone.
@@ -296,6 +296,7 @@ MOVES(recv_of(fd, flags), recv, (int fd, void *p, size_t n, int flags), (fd, p, 
 MOVES(recv_of(fd, flags), __recv_chk, (int fd, void *p, size_t n, size_t max, int flags),
 	(fd, p, n, max, flags))
 MOVES(fd == 2 ? WRITE_LOG : WRITE_SOCKET, write, (int fd, const void *p, size_t n), (fd, p, n))
+MOVES(WRITE_SOCKET, send, (int fd, const void *p, size_t n, int flags), (fd, p, n, flags))
 
 int
 close(int fd)

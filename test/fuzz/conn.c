@@ -877,6 +877,8 @@ fake_poll(struct pollfd *p, nfds_t n, int timeout)
 	CHECK(++turns < TURNS);
 	CHECK(timeout == 0 || timeout == TICK);
 	check_slots();
+	if (timeout != 0)
+		check_held(p, n);
 	spins = progress == progress_before ? spins + 1 : 0;
 	progress_before = progress;
 	CHECK(spins < SPIN);

@@ -33,6 +33,7 @@ int fake_openat(int dir, const char *name, int flags);
 int fake_poll(struct pollfd *p, nfds_t n, int timeout);
 ssize_t fake_read(int fd, void *p, size_t n);
 ssize_t fake_recv(int fd, void *p, size_t n, int flags);
+ssize_t fake_send(int fd, const void *p, size_t n, int flags);
 int fake_setsockopt(int fd, int level, int option, const void *value, socklen_t len);
 int fake_shutdown(int fd, int how);
 int fake_socket(int family, int type, int protocol);
@@ -51,6 +52,7 @@ ssize_t fake_write(int fd, const void *p, size_t n);
 #define poll          fake_poll
 #define read          fake_read
 #define recv          fake_recv
+#define send          fake_send
 #define setsockopt    fake_setsockopt
 #define shutdown      fake_shutdown
 #define socket        fake_socket

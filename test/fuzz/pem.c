@@ -12,17 +12,17 @@
 #include <unistd.h>
 
 static ssize_t fake_read(int fd, void *p, size_t n);
-static ssize_t fake_write(int fd, const void *p, size_t n);
+static ssize_t fake_send(int fd, const void *p, size_t n, int flags);
 static int fake_shutdown(int fd, int how);
 static int fake_getentropy(void *p, size_t n);
 
 #define read       fake_read
-#define write      fake_write
+#define send       fake_send
 #define shutdown   fake_shutdown
 #define getentropy fake_getentropy
 #include "tls.c"
 #undef read
-#undef write
+#undef send
 #undef shutdown
 #undef getentropy
 
@@ -50,9 +50,9 @@ fake_read(int fd, void *p, size_t n)
 }
 
 static ssize_t
-fake_write(int fd, const void *p, size_t n)
+fake_send(int fd, const void *p, size_t n, int flags)
 {
-	CHECK(fd == FD && n > 0 && memchr(p, 0x16, n) != p + n);
+	CHECK(fd == FD && flags == 0 && n > 0 && memchr(p, 0x16, n) != p + n);
 	written += n;
 	return (ssize_t)n;
 }

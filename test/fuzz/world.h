@@ -34,6 +34,7 @@ static struct sock {
 	size_t budget, cut;          /* bytes that the peer takes; the most that a call moves */
 	int fin, reset;              /* the peer's end; 1: reset, 2: and the error was told */
 	int shut, linger;            /* ours */
+	int held;                    /* the kernel keeps bytes back: MSG_MORE */
 	int read_error, write_error; /* of the next call */
 	int connected, connecting, how;
 	size_t packet[PACKETS + 1], out_packet[PACKETS + 1]; /* where each begins */
@@ -367,12 +368,29 @@ fake_connect(int fd, const struct sockaddr *a, socklen_t len)
 	return failed(s->connecting == 1 ? EINPROGRESS : EALREADY);
 }
 
+/* Each byte is in s->out at once; whether the last ones are on their way is another matter. */
+ssize_t
+fake_send(int fd, const void *p, size_t n, int flags)
+{
+	struct sock *s = sock_of(fd);
+	ssize_t w = fake_write(fd, p, n);
+
+	CHECK(s->kind == CLIENT && (flags & ~MSG_MORE) == 0);
+	if (w > 0)
+		s->held = flags != 0;
+	return w;
+}
+
 int
 fake_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
 {
 	struct sock *s = sock_of(fd);
 
-	CHECK(s->kind != CLIENT && value != NULL && len > 0);
+	CHECK(value != NULL && len > 0);
+	if (s->kind == CLIENT) { /* this pushes; it is not called in vain */
+		CHECK(s->held && level == IPPROTO_TCP && option == TCP_NODELAY);
+		s->held = 0;
+	}
 	s->linger |= level == SOL_SOCKET && option == SO_LINGER;
 	s->peeking |= level == SOL_SOCKET && option == SO_PEEK_OFF;
 	return 0;
@@ -518,6 +536,19 @@ fake_clock_gettime(clockid_t clock, struct timespec *ts)
 	ts->tv_sec = clock_ms / 1000;
 	ts->tv_nsec = clock_ms % 1000 * 1000000;
 	return 0;
+}
+
+/* What the kernel keeps back would stay there while nothing happens. */
+static void
+check_held(const struct pollfd *p, nfds_t n)
+{
+	for (const struct sock *s = socks; s < socks + used_socks; s++) {
+		int waits = !s->held || !s->ours || s->shut;
+
+		for (nfds_t i = 0; i < n; i++)
+			waits |= p[i].fd == fd_of(s) && (p[i].events & POLLOUT);
+		CHECK(waits);
+	}
 }
 
 /* One look at all descriptors, as poll(2) takes it. */

@@ -93,10 +93,11 @@ keys(void **state)
 
 /* The client's descriptor: what it says, and how often it is interrupted before. */
 
-static int interrupted, error;
+static int interrupted, error, flags_sent, pushes;
 
 ssize_t __wrap_read(int fd, void *p, size_t n);
-ssize_t __wrap_write(int fd, const void *p, size_t n);
+ssize_t __wrap_send(int fd, const void *p, size_t n, int flags);
+int __wrap_setsockopt(int fd, int level, int option, const void *value, socklen_t n);
 
 ssize_t
 __wrap_read(int fd, void *p, size_t n)
@@ -112,7 +113,7 @@ __wrap_read(int fd, void *p, size_t n)
 }
 
 ssize_t
-__wrap_write(int fd, const void *p, size_t n)
+__wrap_send(int fd, const void *p, size_t n, int flags)
 {
 	(void)fd;
 	(void)p;
@@ -120,7 +121,20 @@ __wrap_write(int fd, const void *p, size_t n)
 		errno = error;
 		return -1;
 	}
+	flags_sent = flags;
 	return (ssize_t)n;
+}
+
+int
+__wrap_setsockopt(int fd, int level, int option, const void *value, socklen_t n)
+{
+	(void)fd;
+	assert_int_equal(level, IPPROTO_TCP);
+	assert_int_equal(option, TCP_NODELAY);
+	assert_int_equal(n, sizeof(int));
+	assert_int_equal(*(const int *)value, 1);
+	pushes++;
+	return 0;
 }
 
 /* A call that was interrupted, or came too early, is tried again; any other error is the end. */
@@ -165,6 +179,37 @@ interruptions(void **state)
 	}
 }
 
+/* The kernel may keep bytes back while more wait for room; where nothing follows they are pushed. */
+static void
+corks(void **state)
+{
+	static const struct {
+		int ready, full, put, flags, pushes;
+	} steps[] = {
+		{ 1, 0, 1, 0, 0 }, { 1, 1, 1, MSG_MORE, 0 }, { 1, 1, 1, MSG_MORE, 0 },
+		{ 1, 0, 1, 0, 0 }, /* something follows */
+		{ 1, 0, 0, 0, 0 }, { 1, 1, 1, MSG_MORE, 0 }, { 1, 1, 0, MSG_MORE, 0 },
+		{ 1, 0, 0, MSG_MORE, 1 }, /* nothing does */
+		{ 1, 0, 0, MSG_MORE, 1 }, { 0, 1, 1, 0, 1 }, /* a handshake's answer */
+	};
+	static struct tls t;
+	struct conn c = { .tls = &t, .io = calloc(1, IO_TEXT) };
+
+	(void)state;
+	assert_non_null(c.io);
+	t = (struct tls){ .plain = 1 };
+	interrupted = flags_sent = pushes = 0;
+	for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+		t.ready = (uint8_t)steps[i].ready;
+		c.full = (uint8_t)steps[i].full;
+		tls_put(&c, (size_t)steps[i].put);
+		assert_int_equal(tls_out(&c), steps[i].put ? MORE : WAIT);
+		assert_int_equal(flags_sent, steps[i].flags);
+		assert_int_equal(pushes, steps[i].pushes);
+	}
+	free(c.io);
+}
+
 int
 main(void)
 {
@@ -172,6 +217,7 @@ main(void)
 		cmocka_unit_test(order),
 		cmocka_unit_test(keys),
 		cmocka_unit_test(interruptions),
+		cmocka_unit_test(corks),
 	};
 
 	return cmocka_run_group_tests_name("tls", tests, NULL, NULL);
