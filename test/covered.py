@@ -128,6 +128,12 @@ def compare(gaps, known):
     return wrong, ["known %s:%d, %s: %s" % (gap.file, gaps[gap], gap.function, gap.what) for gap in known if gap in gaps]
 
 
+def hidden(texts):
+    """gcovr would leave out what a comment tells it to."""
+    return ["HIDDEN %s:%d: %s" % (name, i, " ".join(line.split())) for name, text in texts.items()
+            for i, line in enumerate(text.splitlines(), 1) if re.search(r"(GCOVR?|LCOV)_EXCL", line)]
+
+
 def judge():
     """Writes and prints the summary; passed, of lines and branches of each file, and failed: each complaint."""
     texts = {}
@@ -138,6 +144,7 @@ def judge():
         known = exceptions(f.read())
     gaps, figures = missing(gcovr(), texts)
     wrong, excused = compare(gaps, known)
+    wrong += hidden(texts)
     summary = "\n".join(figures + excused + wrong) + "\n"
     with open(os.path.join(REPORT, "summary.txt"), "w") as f:
         f.write(summary)

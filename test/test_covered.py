@@ -55,6 +55,12 @@ def test_an_exception_needs_a_reason_and_there_are_few():
     assert wrong[-1] == "16 exceptions, 15 are allowed"
 
 
+def test_a_line_that_hides():
+    assert covered.hidden({"main.c": SOURCE}) == []
+    assert covered.hidden({"main.c": SOURCE.replace("die();", "die(); /* LCOV_EXCL_LINE */")}) == [
+        "HIDDEN main.c:10: die(); /* LCOV_EXCL_LINE */"]
+
+
 def test_the_list_as_it_is():
     with open(covered.TEST + "/README.md") as f:
         known = covered.exceptions(f.read())
