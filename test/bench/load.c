@@ -532,8 +532,8 @@ static void
 say_end(struct client *c)
 {
 	c->state = ENDING;
-	if (c->ssl != NULL)
-		SSL_shutdown(c->ssl);
+	if (c->ssl != NULL && SSL_shutdown(c->ssl) < 0)
+		ERR_clear_error(); /* it went first */
 	shutdown(c->fd, SHUT_WR);
 }
 
