@@ -1270,8 +1270,8 @@ run_burst(void)
 }
 
 /*
- * One idle client after the other sends a message; then they rest again.  Those that are awake in
- * between are the server's affair: few --messages among many --idle tell what a waking costs.
+ * One idle client after the other sends a message; then they rest again.  Few of many do, for each
+ * that is awake already may cost the server something at every message of the others.
  */
 static void
 run_wake(void)
@@ -1320,7 +1320,7 @@ static const struct word {
 		"messages that a client writes together and awaits (1)" },
 	{ "burst K", NUMBER, &opt.inflight, "the same" },
 	{ "messages M", NUMBER, &opt.messages,
-		"in all: messages, requests, publications, handshakes" },
+		"in all: messages, requests, publications, handshakes (20000; wake: 64)" },
 	{ "seconds S", SECONDS, &opt.seconds, "instead: as many as begin in that time" },
 	{ "warm M", NUMBER, &opt.warm, "before that (a tenth, at least 4 batches of each client)" },
 	{ "idle N", NUMBER, &opt.idle, "further clients that are open and silent" },
@@ -1421,7 +1421,7 @@ options(int argc, char **argv)
 	if (opt.raw && opt.pad)
 		opt.size += 4 + frame_header((unsigned char[10]){ 0 }, 2, opt.size);
 	if (opt.messages == 0)
-		opt.messages = opt.seconds > 0 ? UINT64_MAX : 20000;
+		opt.messages = opt.seconds > 0 ? UINT64_MAX : opt.mode == WAKE ? 64 : 20000;
 	if (opt.path == NULL)
 		opt.path = opt.mode == GET ? "/" : "/echo";
 	if (opt.settle < 0)
