@@ -76,12 +76,14 @@ ws_utf8(uint8_t *state, const unsigned char *p, size_t n)
 	uint8_t s = *state, low, high;
 	uint64_t eight;
 
-	for (size_t i = 0; i < n; i++) {
-		for (; s == 0 && i + 8 < n; i += 8) { /* ASCII, eight at a time */
+	for (size_t i = 0;; i++) {
+		for (; s == 0 && i + 8 <= n; i += 8) { /* ASCII, eight at a time */
 			memcpy(&eight, p + i, 8);
 			if ((eight & 0x8080808080808080) != 0)
 				break;
 		}
+		if (i >= n)
+			break;
 		if (s == 0 && p[i] < 0x80)
 			continue;
 		low = s == 0 ? 0xc2 : s == 0xe0 ? 0xa0 : s == 0xf0 ? 0x90 : 0x80;
