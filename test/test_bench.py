@@ -264,6 +264,20 @@ def test_a_batch_is_one_write():
     assert [len(p) for p in parts if p] == [16 * 70] * 4
 
 
+def test_frames_apart_follow_one_by_one():
+    """As many as are to be in flight, then one more for each that is back."""
+    def serve(wire):
+        wire.upgrade()
+        window = [wire.frame()[1] for _ in range(16)]
+        for n in range(64):
+            wire.s.sendall(frame(window[n]))
+            if n < 48:
+                window.append(wire.frame()[1])
+
+    with served(serve) as where:
+        assert result("echo", *where, "--inflight", 16, "--apart", "--messages", 64, "--warm", 0)["messages"] == 64
+
+
 @pytest.mark.parametrize("fault", [None, "lost", "wrong", "own"])
 def test_broadcast(fault):
     members, lock = [], threading.Lock()
@@ -381,6 +395,8 @@ def test_floors(certs):
             for size, inflight in ((1, 1), (64, 16), (16384, 1), (300000, 2)):
                 got = result("echo", *where, *options, "--size", size, "--conns", 4, "--inflight", inflight, "--messages", 40)
                 assert got["messages"] == 40 and got["cpu_ns"] > 0
+                got = result("echo", *where, *options, "--size", size, "--inflight", inflight, "--apart", "--messages", 40)
+                assert got["messages"] == 40
             assert result("echo", *where, *options, "--pad", "--size", 200, "--messages", 3)["size"] == 208
             for more in ([], ["--bare"], ["--resume"], ["--resume", "--bare"], ["--with-echo", 3, "--before", 0.1]):
                 if options and "--resume" in more:

@@ -158,7 +158,7 @@ def test_each_metric_is_measured_by_a_work_and_each_mark_is_one_of_them():
 def test_words_for_the_load():
     works = {w.name: w for w in bench.WORKS}
     words = bench.load_command(works["hub"], "py")[1:]
-    assert words[-4:] == ["--warm", "80", "--messages", "400"]
+    assert words[-4:] == ["--warm", "40", "--messages", "200"]
     assert bench.load_command(works["echo-1m"], "tcp", 0.5)[-4:] == ["--seconds", "0.75", "--raw", "--plain"]
     assert "--messages" not in bench.load_command(works["burst"], "wssd") and bench.ROOT + "/1k" in bench.load_command(
         works["get-1k"], "bun")

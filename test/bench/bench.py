@@ -99,7 +99,8 @@ SLEEPERS = "--idle %d --settle 2" % IDLE
 WORKS = [
     work("echo-64", ECHO, "echo --conns 100 --size 64", 20000),
     work("echo-1k", ECHO, "echo --conns 100 --size 1024", 20000),
-    work("echo-64-16", ECHO, "echo --conns 100 --size 64 --inflight 16", 32000),
+    work("echo-64-16", ECHO, "echo --conns 100 --size 64 --inflight 16 --apart", 32000),
+    work("echo-64-x16", ECHO, "echo --conns 100 --size 64 --inflight 16", 32000),
     work("echo-16k", ECHO, "echo --conns 16 --size 16384", 3200),
     work("echo-1m", ECHO, "echo --conns 4 --size 1048576", 40, 1.5),
     work("busy", MANY, "echo --conns 32 --size 64", 20000),
@@ -107,8 +108,8 @@ WORKS = [
     work("burst", "wssd bun lws ws", "burst --size 16384 " + SLEEPERS, 0, 0, ["rss-burst"], IDLE + 100),
     work("one", "wssd", "echo --conns 1 --size 64", 2000),
     work("wake", "wssd", "wake --size 64 " + SLEEPERS, 0, 0, ["wake", "wake-time"], IDLE + 100),
-    work("hub", HUB, "broadcast --path /chat --conns 100 --size 64", 800, 4000),
-    work("hub-16", HUB, "broadcast --path /chat --conns 100 --size 64 --inflight 16", 1600, 8000),
+    work("hub", HUB, "broadcast --path /chat --conns 100 --size 64", 400, 2000),
+    work("hub-16", HUB, "broadcast --path /chat --conns 100 --size 64 --inflight 16", 800, 4800),
     work("stream-1m", "wssd", "stream --path /tcp --conns 4 --size 1048576", 40, 1.5),
     work("get-1k", FILES, "get --path /1k --file @ROOT@/1k --conns 100", 10000),
     work("get-100k", FILES, "get --path /100k --file @ROOT@/100k --conns 16", 320),
@@ -199,7 +200,7 @@ COMMANDS = {
 LOAD = {"tcp": ["--raw", "--plain"], "bear": ["--raw"],
         # it ends each connection half a second late
         "mosquitto": ["--path", "/mqtt", "--conns", "32", "--messages", "64", "--warm", "1"]}
-PACE = {"py": 0.1}  # of warming up, and of a number of messages
+PACE = {"py": 0.1, "ws": 0.5}  # of warming up, and of a number of messages
 
 
 def load_command(w, server, seconds=1.0):

@@ -17,7 +17,8 @@
  *   was sent in part is composed once more, and comparing is one memcmp(3).
  * - Frames are masked with a key each, that depends on random bits.
  * - A client writes its --inflight messages together, as many a TLS record as fit in 16 KiB, waits
- *   until all of them are back, and writes the next ones.
+ *   until all of them are back, and writes the next ones.  With --apart each has a record and a
+ *   write(2) of its own, and the next one follows as soon as one is back.
  * - The measured part begins after the warm-up and when nothing is in flight, and ends in the same
  *   way, each time 5 ms later: the kernel counts the time of a process when that goes to sleep.
  * - CPU time is that of all threads and children of --pid, in ns, from their schedstat; threads
@@ -77,7 +78,7 @@ static const struct {
 
 static struct {
 	enum mode mode;
-	int plain, raw, pad, bare, resume, own;
+	int plain, raw, pad, bare, resume, own, apart;
 	const char *host, *path, *file;
 	uint64_t port, pid, conns, size, inflight, messages, idle, shakes, echoes, warm;
 	double seconds, settle, patience, before;
@@ -355,7 +356,7 @@ message_header(const struct client *c, uint64_t seq, unsigned char *p)
 	return n + 4;
 }
 
-/* What follows c->offset bytes of message c->sending: n bytes, or less at the batch's end. */
+/* What follows c->offset bytes of message c->sending: at most to the batch's, or its own, end. */
 static size_t
 compose(const struct client *c, unsigned char *p, size_t room)
 {
@@ -363,7 +364,7 @@ compose(const struct client *c, unsigned char *p, size_t room)
 	unsigned char h[14];
 	size_t n = 0, k;
 
-	for (; seq < c->due && n < room; seq++, at = 0) {
+	for (; seq < c->due && n < room && !(opt.apart && n > 0); seq++, at = 0) {
 		size_t hn = message_header(c, seq, h);
 		const unsigned char *key = h + hn - 4;
 
@@ -462,7 +463,7 @@ may_begin(const struct work *w)
 static void
 begin(struct client *c)
 {
-	uint64_t n = opt.mode == GET ? 1 : opt.inflight;
+	uint64_t n = opt.mode == GET ? 1 : opt.inflight - (c->due - c->coming);
 
 	if (!may_begin(&messages))
 		return;
@@ -488,7 +489,7 @@ message_back(struct client *c)
 	messages.flying--;
 	messages.back++;
 	count_delay(&messages.delay, (uint64_t)(now - c->since));
-	if (c->role == BUSY && c->coming == c->due)
+	if (c->role == BUSY && (c->coming == c->due || opt.apart))
 		begin(c);
 }
 
@@ -1319,6 +1320,7 @@ static const struct word {
 	{ "inflight K", NUMBER, &opt.inflight,
 		"messages that a client writes together and awaits (1)" },
 	{ "burst K", NUMBER, &opt.inflight, "the same" },
+	{ "apart", FLAG, &opt.apart, "each in a record by itself, and the next when one is back" },
 	{ "messages M", NUMBER, &opt.messages,
 		"in all: messages, requests, publications, handshakes (20000; wake: 64)" },
 	{ "seconds S", SECONDS, &opt.seconds, "instead: as many as begin in that time" },
