@@ -194,7 +194,7 @@ def test_a_wrong_server_is_found(name):
 def test_a_lost_message_is_found():
     with served(echo(at(5, lambda m: []))) as where:
         assert re.search(r"nothing came for \S+ s: 0 connections, 3 messages", complaint(
-            "echo", *where, "--conns", 3, "--messages", 60, "--warm", 0, patience=0.3))
+            "echo", *where, "--conns", 3, "--messages", 60, "--warm", 0, patience=1.5))
 
 
 def test_ends_and_answers_that_are_not_expected():
