@@ -220,22 +220,25 @@ def last_line(text):
     return lines[-1][:200] if lines else "without a word"
 
 
+def on_core(core):
+    """What a child does first: it goes to its core, and ends with this process at the latest."""
+    def child():
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        os.sched_setaffinity(0, {core})
+    return child
+
+
 class Running:
-    """A server, on one core; it ends with this process at the latest."""
+    """A server, on one core."""
 
     def __init__(self, command, core, port=None):
         env = dict(os.environ, NODE_PATH=MODULES, NODE_ENV="production")
         env.pop("JOURNAL_STREAM", None)
         self.log = path(os.path.basename(command[0]) + ".log")
-
-        def child():
-            LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-            os.sched_setaffinity(0, {core})
-
         with open(self.log, "wb") as log:
             try:
                 self.proc = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=BUILD,
-                                             preexec_fn=child)
+                                             preexec_fn=on_core(core))
             except OSError as e:
                 raise Failed("%s: %s" % (os.path.basename(command[0]), e.strerror))
         try:
@@ -285,7 +288,7 @@ def measure(w, server, cores, seconds=1.0):
         command = load_command(w, server, seconds) + ["--port", str(running[-1].port), "--pid", str(running[-1].proc.pid)]
         try:
             r = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               timeout=CELL_SECONDS)
+                               timeout=CELL_SECONDS, preexec_fn=on_core(cores[1]))
         except subprocess.TimeoutExpired:
             raise Failed("not done after %d s" % CELL_SECONDS)
         except OSError as e:
@@ -423,7 +426,8 @@ def run(rounds, only, seconds):
     if len(cores) < 2:
         sys.exit("two cores are needed: one for the server, one for the load")
     prepare()
-    os.sched_setaffinity(0, {cores[1]})  # and so the load
+    os.sched_setaffinity(0, {cores[1]})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and no server stays behind
     wanted = re.compile(only)
     works = [w for w in WORKS if wanted.search(w.name)]
     growth = ["wssd", "bun"] if wanted.search("growth") else []
