@@ -1,16 +1,19 @@
 """What a clock cannot tell, or need not: instructions, system calls, bytes of the binary, resident memory, time to start.
 
-    counts.py [--only WORDS] [--bearssl DIR] [--json | --markdown | --write] [--last]
+    counts.py [--only WORDS] [--columns WORDS] [--operation REGEX] [--bearssl DIR] [--json | --markdown | --write] [--last]
 
 Builds wssd from copies of the sources in build/bench/counts, never in the tree, with a BearSSL that is built there, too:
 from Debian's source package, or from DIR, another tree of BearSSL's. Parts (WORDS, comma between them; all of them):
 
-    instructions  of the server's process per operation, by callgrind: the difference of two runs of different length, so
-                  that the start, the connecting and the end fall out. Once with what this machine's CPU offers, once with
-                  the portable paths of BearSSL, as a small core without AES instructions, SIMD, 64-bit registers and
-                  unaligned access would run them (the compiler's target is the same: counts of another instruction set
-                  differ, the ratios less). The kernel's part is not in it. Nothing of it depends on the machine's load.
-    calls         system calls per message, by strace -c, again the difference of two runs
+    instructions  of the server's process per operation: the difference of two runs of different length, so that the start,
+                  the connecting and the end fall out. Nothing of it depends on the machine's load; the kernel's part is not
+                  in it. Columns (--columns WORDS):
+                  machine   callgrind, with what this machine's CPU offers
+                  floor     the same for floor.c, which does nothing but TLS and echo
+                  portable  callgrind, with the paths that BearSSL takes without AES instructions, SIMD, 64-bit registers
+                            and unaligned access; the compiler's target is the same
+                  arm, mips the binaries of `size`, -Os, in qemu's user mode, counted by insns.c
+    calls         system calls per operation, by strace -c, again the difference of two runs
     start         from exec to the line that names the port, and to the first byte of the first answer; the median of 50
     memory        RSS of the server with 64 slots before any client
     size          of the binary, stripped: static with musl for x86-64, ARM and MIPS
@@ -21,6 +24,7 @@ itself; a figure that misses one is marked, and the exit status is 0 all the sam
 """
 
 import argparse
+import bisect
 import collections
 import datetime
 import functools
@@ -57,8 +61,14 @@ GC = "-ffunction-sections -fdata-sections"
 SMALL = "-Os -fno-asynchronous-unwind-tables -fno-unwind-tables " + GC
 SMALL_LD = "-static -Wl,--gc-sections -Wl,-z,noseparate-code"
 
+# To callgrind each byte that rep movsb moves is an instruction; glibc can do without.
+NO_REP = "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824"
+
 MARK_SIZE, MARK_CALLS, MARK_START = 176 * 1024, 3, 5.0  # bytes; calls; milliseconds
 SLOTS = 64
+GCM, CHACHA = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"
+NATIVE = "x86_64-linux-musl"
+TARGETS = {"x86-64": NATIVE, "ARM (ARMv7, Thumb 2)": "arm-linux-gnueabihf", "MIPS (MIPS32 R2)": "mips-linux-gnu"}
 
 
 class Failed(Exception):
@@ -177,25 +187,35 @@ def fixture():
     return pair.key, pair.cert, root
 
 
-class Server:
-    """wssd, perhaps below another program, with an echo, a hub and files, on one TLS port and one plain port."""
+def wssd_args(slots=SLOTS):
+    """wssd with an echo, a hub and files, on one TLS port and one plain port."""
+    key, cert, root = fixture()
+    return ["--listen", "wss://127.0.0.1:0", "--listen", "ws://127.0.0.1:0", "--cert", cert, "--key", key, "--root", root,
+            "--max-clients", str(slots), "--max-per-ip", "0", "--ping", "0", "--timeout", "300", "/echo=echo", "/hub=hub"]
 
-    def __init__(self, binary, wrap=(), slots=SLOTS, drain=True):
-        key, cert, root = fixture()
-        args = ["--listen", "wss://127.0.0.1:0", "--listen", "ws://127.0.0.1:0", "--cert", cert, "--key", key,
-                "--root", root, "--max-clients", str(slots), "--max-per-ip", "0", "--ping", "0", "--timeout", "300",
-                "/echo=echo", "/hub=hub"]
+
+def floor_args():
+    key, cert, _ = fixture()
+    return ["bear", "--cert", cert, "--key", key, "--max", str(SLOTS)]
+
+
+class Server:
+    """A server, perhaps below another program. ports: those that it says it listens on, TLS first; suite: the only one
+    that its clients offer."""
+
+    def __init__(self, command, ports=2, wrap=(), drain=True, env=None, suite=GCM):
+        self.suite = suite
         self.began = time.monotonic()
-        self.proc = subprocess.Popen(list(wrap) + [binary] + args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        self.proc = subprocess.Popen(list(wrap) + command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                      stderr=subprocess.PIPE)
-        self.ports, self.log = [], []
+        self.ports, log = [], []
         try:
-            while len(self.ports) < 2:
+            while len(self.ports) < ports:
                 line = self.proc.stderr.readline().decode(errors="replace")
                 if not line:
-                    raise Failed("%s did not start: %s" % (binary, "".join(self.log[-5:])))
-                self.log.append(line)
-                m = re.search(r"listening on wss?://127\.0\.0\.1:(\d+)", line)
+                    raise Failed("%s did not start: %s" % (command[0], "".join(log[-5:])))
+                log.append(line)
+                m = re.search(r"listening on (?:wss?://)?127\.0\.0\.1:(\d+)", line)
                 if m:
                     self.ports.append(int(m.group(1)))
         except BaseException:
@@ -207,13 +227,13 @@ class Server:
             threading.Thread(target=collections.deque, args=(self.proc.stderr, 0), daemon=True).start()
 
     def connect(self, **kw):
-        return wsraw.connect(self.ports[0], True, timeout=120, **kw)
+        return wsraw.connect(self.ports[0], wsraw.client_context(ciphers=self.suite), timeout=120, **kw)
 
     def plain(self):
         return wsraw.connect(self.ports[1], timeout=120)
 
     def pid(self):
-        """Of wssd itself, which is a child of strace, and is valgrind."""
+        """Of the server itself, which is a child of strace, and is valgrind or qemu."""
         with open("/proc/%d/task/%d/children" % (self.proc.pid, self.proc.pid)) as f:
             return int((f.read().split() or [self.proc.pid])[0])
 
@@ -228,17 +248,22 @@ class Server:
             self.proc.wait(10)
 
 
+# More than a connection's buffers: what a slot's wipe costs at the end grows up to that.
+WARM = bytes(40000)
+
+
 def echo(size, flight=1, plain=False):
     def work(server, n):
         data = bytes(i * 7 & 0xff for i in range(size))
         c = server.plain() if plain else server.connect()
         c.open("/echo")
+        c.send_binary(WARM)
+        c.expect_binary(WARM)
         for _ in range(0, n, flight):
             c.send(wsraw.frame(wsraw.BINARY, data) * flight)
             for _ in range(flight):
                 c.expect_binary(data)
-        work.suite = "" if plain else c.tls.cipher()[0]
-        c.close_handshake()
+        c.close()
     return work
 
 
@@ -257,6 +282,9 @@ def hub(subscribers, size, burst=1):
         publisher = server.connect().open("/hub")
         session = publisher.tls.session  # the others resume it: quicker under callgrind
         subs = [server.connect(session=session).open("/hub") for _ in range(subscribers)]
+        publisher.send_binary(WARM)
+        for s in subs:
+            s.expect_binary(WARM)
         for _ in range(n):
             publisher.send(wsraw.frame(wsraw.BINARY, data) * burst)
             for s in subs:
@@ -279,12 +307,34 @@ def handshake(resume):
             with server.connect(session=session) as c:
                 assert c.tls.session_reused == resume
                 c.open("/echo").close_handshake()
-                work.suite = c.tls.cipher()[0]
+    return work
+
+
+def raw_echo(size):
+    """Of bytes, for the floor: as many as wssd's echo has with its frame."""
+    def work(server, n):
+        data = bytes(i * 7 & 0xff for i in range(size + (6 if size < 126 else 8)))
+        with server.connect() as c:
+            for _ in range(n):
+                c.send(data)
+                assert c.recv(len(data)) == data
+    return work
+
+
+def raw_handshake(resume):
+    def work(server, n):
+        session = None
+        for i in range(n + resume):
+            with server.connect(session=session) as c:
+                assert c.tls.session_reused == (resume and i > 0)
+                session = c.tls.session if resume else None
+                c.shutdown_write()
+                c.recv_all()
     return work
 
 
 # Name, what is done, the two lengths of a run, operations in one of them. Lengths are such that the sweep that the server
-# makes once a second is lost in them.
+# makes once a second is lost in them; a first length of 0 takes all.
 OPERATIONS = [
     ("echo 64 B", echo(64), 100, 1100, 1),
     ("echo 64 B, 16 in flight", echo(64, 16), 160, 3360, 1),
@@ -296,82 +346,127 @@ OPERATIONS = [
     ("hub, 16 at once, a delivery", hub(50, 64, 16), 2, 12, 800),
     ("full handshake", handshake(False), 2, 10, 1),
     ("resumed handshake", handshake(True), 2, 42, 1),
+    ("start and end", lambda server, n: None, 0, 1, 1),
 ]
+CALLED = ["echo 64 B", "GET of 1 KiB", "hub, 1 to 50, 64 B, a delivery", "full handshake", "resumed handshake"]
+FLOORS = {
+    "echo 64 B": raw_echo(64), "echo 1 KiB": raw_echo(1024), "echo 16 KiB": raw_echo(16384),
+    "full handshake": raw_handshake(False), "resumed handshake": raw_handshake(True),
+    "start and end": lambda server, n: None,
+}
 
 
 # ---- instructions
 
 
 def parse_callgrind(path):
-    """Self cost by (object, file, function): added up over the lines that callgrind gives."""
-    names = {"ob": {}, "fl": {}, "fn": {}}
-    here = {"ob": "?", "fl": "?", "fn": "?"}
-    cost = collections.Counter()
-    kinds = {"ob": "ob", "fl": "fl", "fi": "fl", "fe": "fl", "fn": "fn", "cob": "ob", "cfi": "fl", "cfl": "fl", "cfn": "fn"}
-    home = "?"  # the file that the function is in, whatever is inlined in it
-    skip = False
+    """Self cost by function, added up over the lines that callgrind gives."""
+    names, cost, here, skip = {}, collections.Counter(), "?", False
     with open(path, errors="replace") as f:
         for line in f:
-            m = re.match(r"(ob|fl|fi|fe|fn|cob|cfi|cfl|cfn)=\((\d+)\)(?: (.*))?$", line)
+            m = re.match(r"c?fn=\((\d+)\)(?: (.*))?$", line)
             if m:
-                word, number, name = m.groups()
-                table = names[kinds[word]]
-                if name is not None:
-                    table[number] = name.strip()
-                if word in here:
-                    here[word] = table[number]
-                    if word == "fl":
-                        home = table[number]
+                name = names.setdefault(m.group(1), re.sub(r"'\d+$", "", m.group(2) or "?"))
+                if line.startswith("fn"):
+                    here = name
             elif line.startswith("calls="):
-                skip = True  # the next line is the cost of the call, counted where it is self cost
+                skip = True  # the next line is the cost of the call, which stands where it is self cost, too
             elif line[:1] in "0123456789+-*":
                 if not skip:
-                    cost[here["ob"], home, re.sub(r"'\d+$", "", here["fn"])] += int(line.split()[1])
+                    cost[here] += int(line.split()[1])
                 skip = False
     return cost
 
 
-def owner(key, sources):
-    """Whose code a function is: a file of wssd's, BearSSL, libc."""
-    obj, file, _ = key
-    base = os.path.basename(file)
-    if base in ("main.c", "tls.c", "http.c", "ws.c") and not file.startswith(sources):
-        return "wssd"
-    if file.startswith(sources) or "/src/" in file and os.path.basename(obj) == "wssd":
-        return "BearSSL"
-    if os.path.basename(obj) == "wssd":
-        return "BearSSL" if file != "???" else "other"
-    return "libc" if "libc" in obj or "ld-" in obj or "ld" in os.path.basename(obj) else "other"
+def parse_qemu(path, binary, tools):
+    """The same from what insns.c wrote."""
+    at, names = [], []
+    for line in run(tools + "nm", "-n", "--defined-only", binary).splitlines():
+        words = line.split()
+        if words[1] in "tTwW":
+            at.append(int(words[0], 16))
+            names.append(words[2])
+    cost = collections.Counter()
+    with open(path) as f:
+        for line in f:
+            address, n = line.split()
+            i = bisect.bisect_right(at, int(address, 16))
+            cost[names[i - 1] if i else "?"] += int(n)
+    return cost
 
 
-def callgrind(binary, work, n, sources):
-    """Self costs of a run with n operations."""
-    out = os.path.join(OUT, "callgrind.out")
-    wrap = NICE + ["valgrind", "-q", "--tool=callgrind", "--callgrind-out-file=" + out]
-    server = Server(binary, wrap)
-    try:
-        work(server, n)
-    finally:
-        server.stop()
-    return parse_callgrind(out)
+def origins(binary, library, tools=""):
+    """Function: whose it is, of those that are wssd's or BearSSL's."""
+    out = {}
+    objects = glob.glob(os.path.join(os.path.dirname(binary), "*.o"))
+    for whose, files in (("BearSSL", [library]), ("own", objects)):
+        for line in run(tools + "nm", "--defined-only", *files).splitlines():
+            words = line.split()
+            if len(words) == 3 and words[1] in "tTwWrRdDbBV":
+                out[words[2]] = whose
+    return out
 
 
-def instructions(binary, sources, only=None):
-    """For each operation: the count, by owner, and the functions that make it up."""
-    result = {}
-    for name, work, few, many, per in OPERATIONS:
-        if only and not re.search(only, name):
-            continue
-        note("callgrind: " + name)
-        a, b = callgrind(binary, work, few, sources), callgrind(binary, work, many, sources)
-        b.subtract(a)
+class Column:
+    """How a column of the table is counted: a command, what counts it, and who a function belongs to."""
+
+    def __init__(self, build, tools="", qemu=None, floor=False, suite=CHACHA):
+        binary, prefix = build
+        self.binary, self.tools, self.qemu, self.floor, self.suite = binary, tools, qemu, floor, suite
+        self.whose = origins(binary, os.path.join(prefix, "lib", "libbearssl.a"), tools)
+
+    def cost(self, work, n):
+        """Self cost of each function in a run of n operations."""
+        out = os.path.join(OUT, "instructions.out")
+        env = None
+        if self.qemu:
+            wrap = NICE + [self.qemu, "-plugin", "%s,to=%s" % (plugin(), out)]
+        else:
+            wrap = NICE + ["valgrind", "-q", "--tool=callgrind", "--callgrind-out-file=" + out]
+            env = dict(os.environ, GLIBC_TUNABLES=NO_REP)
+        command = [self.binary] + (floor_args() if self.floor else wssd_args())
+        server = Server(command, 1 if self.floor else 2, wrap, env=env, suite=self.suite)
+        try:
+            work(server, n)
+        finally:
+            server.stop()
+        return parse_qemu(out, self.binary, self.tools) if self.qemu else parse_callgrind(out)
+
+    def measure(self, name, work, few, many, per):
+        note("%s: %s" % (os.path.basename(os.path.dirname(self.binary)), name))
+        b = self.cost(work, many)
+        if few > 0:
+            b.subtract(self.cost(work, few))
         ops = (many - few) * per
-        whose = collections.Counter()
-        for key, cost in b.items():
-            whose[owner(key, sources)] += cost / ops
-        top = [[key[2], owner(key, sources), round(cost / ops, 1)] for key, cost in b.most_common(25) if cost >= ops * 0.5]
-        result[name] = {"count": round(sum(b.values()) / ops, 1), "owner": {k: round(v, 1) for k, v in whose.items()},
-                        "functions": top, "suite": getattr(work, "suite", "")}
+        owners = collections.Counter()
+        for function, n in b.items():
+            owners[self.whose.get(function, "libc")] += n / ops
+        return {"count": round(sum(b.values()) / ops, 1), "owners": {k: round(v, 1) for k, v in owners.items()},
+                "functions": [[f, self.whose.get(f, "libc"), round(n / ops, 1)] for f, n in b.most_common(40) if n >= ops]}
+
+
+def plugin():
+    """The plugin for qemu."""
+    out = os.path.join(OUT, "insns.so")
+    if not os.path.exists(out) or os.stat(out).st_mtime < os.stat(os.path.join(HERE, "insns.c")).st_mtime:
+        run("cc", "-std=c11", "-O2", "-fPIC", "-shared", "-o", out, os.path.join(HERE, "insns.c"))
+    return out
+
+
+def instructions(columns, operation):
+    """For each column and operation: the count, by owner, and the functions that make it up."""
+    result = {}
+    for key, make in columns.items():
+        try:
+            column = make()
+            result[key] = {}
+            for name, work, few, many, per in OPERATIONS:
+                work = FLOORS.get(name) if column.floor else work
+                if work and re.search(operation or "", name):
+                    result[key][name] = column.measure(name, work, few, many, per)
+        except (Failed, AssertionError, OSError, subprocess.TimeoutExpired) as e:
+            result[key] = dict(result.get(key, {}), failed=repr(e))
+            note("%s: %r" % (key, e))
     return result
 
 
@@ -379,25 +474,29 @@ def instructions(binary, sources, only=None):
 
 
 def calls(binary):
-    """System calls per message, 64 B, one in flight on one connection."""
-    found = []
-    few, many = 100, 1100
-    for n in (few, many):
-        out = os.path.join(OUT, "strace.out")
-        server = Server(binary, ["strace", "-c", "-f", "-o", out])
-        try:
-            echo(64)(server, n)
-        finally:
-            server.stop()
-        count = collections.Counter()
-        for line in open(out):
-            m = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line)
-            if m and m.group(2) != "total":
-                count[m.group(2)] += int(m.group(1))
-        found.append(count)
-    found[1].subtract(found[0])
-    each = {k: round(v / (many - few), 3) for k, v in found[1].items() if v}
-    return {"calls": each, "sum": round(sum(found[1].values()) / (many - few), 3)}
+    """System calls per operation; the echo is of 64 B, one in flight on one connection."""
+    out, result = os.path.join(OUT, "strace.out"), {}
+    for name, work, few, many, per in OPERATIONS:
+        if name not in CALLED:
+            continue
+        found = []
+        for n in few, many:
+            server = Server([binary] + wssd_args(), wrap=["strace", "-c", "-f", "-o", out])
+            try:
+                work(server, n)
+            finally:
+                server.stop()
+            count = collections.Counter()
+            for line in open(out):
+                m = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line)
+                if m and m.group(2) != "total":
+                    count[m.group(2)] += int(m.group(1))
+            found.append(count)
+        found[1].subtract(found[0])
+        ops = (many - few) * per
+        result[name] = {"calls": {k: round(v / ops, 3) for k, v in found[1].items() if v},
+                        "sum": round(sum(found[1].values()) / ops, 3)}
+    return result
 
 
 def client_hello():
@@ -415,7 +514,7 @@ def start(binary, times=50):
     hello = client_hello()
     found = collections.defaultdict(list)
     for i in range(2 * times):
-        server = Server(binary, drain=False)
+        server = Server([binary] + wssd_args(), drain=False)
         try:
             with open("/proc/%d/schedstat" % server.pid()) as f:
                 found["CPU"].append(int(f.read().split()[0]) / 1e6)
@@ -436,7 +535,7 @@ def start(binary, times=50):
 
 def memory(binary):
     """Resident bytes of a server that has just started, by kind."""
-    server = Server(binary)
+    server = Server([binary] + wssd_args())
     try:
         time.sleep(0.3)
         with open("/proc/%d/smaps_rollup" % server.pid()) as f:
@@ -449,26 +548,32 @@ def memory(binary):
             "private": (int(kinds["Private_Clean"]) + int(kinds["Private_Dirty"])) * 1024, "address space": int(size) * 1024}
 
 
-TARGETS = [  # name, compiler (None: musl for the target is built first), what stands before strip and nm
-    ("x86-64, musl", "musl-gcc", ""),
-    ("ARM (ARMv7, Thumb), musl", None, "arm-linux-gnueabihf-"),
-    ("MIPS (MIPS32 R2), musl", None, "mips-linux-gnu-"),
-]
+def small(target, tag):
+    """A static binary for a target, as small as the compiler makes it, not stripped; and the prefix of its BearSSL."""
+    tools = "" if target == NATIVE else target + "-"
+    cc = "musl-gcc" if target == NATIVE else musl(target)
+    if not shutil.which(cc):
+        raise Failed("no " + cc)
+    prefix = bearssl(TREE, "bearssl-musl-%s%s" % (target, tag), cc, SMALL, tools)
+    return wssd("wssd-musl-%s%s" % (target, tag), prefix, cc, SMALL, SMALL_LD), prefix
 
 
-def size(tree, tag):
-    """Sizes of the static binary, stripped, and its largest symbols."""
+def size(tag):
+    """Sizes of the static binary, stripped; whose symbols make it up, and its largest ones."""
     result = {}
-    for name, cc, tools in TARGETS:
+    for name, target in TARGETS.items():
+        tools = "" if target == NATIVE else target + "-"
         try:
-            cc = cc or musl(tools.rstrip("-"))
-            where = (tools or "x86_64-linux-") + "musl" + tag
-            binary = wssd("wssd-" + where, bearssl(tree, "bearssl-" + where, cc, SMALL, tools), cc, SMALL, SMALL_LD)
+            binary, prefix = small(target, tag)
+            whose = origins(binary, os.path.join(prefix, "lib", "libbearssl.a"), tools)
             run(tools + "strip", "-R", ".comment", "-o", binary + ".stripped", binary)
             symbols = [line.split() for line in run(tools + "nm", "-S", "--size-sort", "-r", binary).splitlines()]
-            result[name] = {"bytes": os.path.getsize(binary + ".stripped"), "binary": binary,
-                            "symbols": [[w[3], int(w[1], 16)] for w in symbols if len(w) == 4 and w[2] not in "bB"][:12]}
-        except (Failed, OSError) as e:
+            symbols = [(w[3], int(w[1], 16)) for w in symbols if len(w) == 4 and w[2] not in "bB"]
+            owners = collections.Counter()
+            for symbol, n in symbols:
+                owners[whose.get(symbol, "libc")] += n
+            result[name] = {"bytes": os.path.getsize(binary + ".stripped"), "owners": owners, "symbols": symbols[:15]}
+        except (Failed, OSError, subprocess.TimeoutExpired) as e:
             result[name] = {"failed": str(e)}
             note("%s: %s" % (name, e))
     return result
@@ -478,36 +583,51 @@ def size(tree, tag):
 
 
 def measure(args):
+    global TREE
     only = args.only.split(",") if args.only else PARTS
     os.makedirs(OUT, exist_ok=True)
-    tree = os.path.abspath(args.bearssl) if args.bearssl else apt_source("bearssl")
+    TREE = os.path.abspath(args.bearssl) if args.bearssl else apt_source("bearssl")
     tag = "-other" if args.bearssl else ""
     cflags = "-O2 -g"
-    data = {"date": datetime.date.today().isoformat(), "bearssl": os.path.basename(tree), "parts": only}
-    data["commit"] = run("git", "-C", TOP, "describe", "--always", "--dirty").strip()
+    data = {"date": datetime.date.today().isoformat(), "bearssl": os.path.basename(TREE),
+            "commit": run("git", "-C", TOP, "describe", "--always", "--dirty").strip()}
 
-    def build(kind, extra):
-        prefix = bearssl(tree, "bearssl-" + kind + tag, "cc", cflags + " " + extra)
-        return wssd("wssd-" + kind + tag, prefix, "cc", cflags, "")
+    @functools.cache
+    def build(kind):
+        prefix = bearssl(TREE, "bearssl-" + kind + tag, "cc", cflags + (" " + PORTABLE if kind == "portable" else ""))
+        return wssd("wssd-" + kind + tag, prefix, "cc", cflags, ""), prefix
 
-    def part(name, f):
+    def floor():
+        prefix = build("machine")[1]
+        there = os.path.join(OUT, "floor" + tag)
+        os.makedirs(there, exist_ok=True)
+        run("cc", "-std=c11", "-D_GNU_SOURCE", *cflags.split(), "-isystem", prefix + "/include", "-c", "-o",
+            there + "/floor.o", os.path.join(HERE, "floor.c"))
+        run("cc", "-o", there + "/floor", there + "/floor.o", prefix + "/lib/libbearssl.a")
+        return there + "/floor", prefix
+
+    columns = {
+        "machine": lambda: Column(build("machine"), suite=GCM),
+        "floor": lambda: Column(floor(), floor=True, suite=GCM),
+        "portable": lambda: Column(build("portable")),
+        "arm": lambda: Column(small("arm-linux-gnueabihf", tag), "arm-linux-gnueabihf-", "qemu-arm"),
+        "mips": lambda: Column(small("mips-linux-gnu", tag), "mips-linux-gnu-", "qemu-mips"),
+    }
+    if args.columns:
+        columns = {k: columns[k] for k in args.columns.split(",")}
+    parts = {
+        "instructions": lambda: instructions(columns, args.operation),
+        "calls": lambda: calls(build("machine")[0]),
+        "start": lambda: start(build("machine")[0]),
+        "memory": lambda: memory(build("machine")[0]),
+        "size": lambda: size(tag),
+    }
+    for name in only:
         try:
-            data[name] = f()
+            data[name] = parts[name]()
         except (Failed, AssertionError, OSError, subprocess.TimeoutExpired) as e:
-            data.setdefault("failed", {})[name] = str(e) or repr(e)
-            note("%s: %s" % (name, e))
-
-    if "instructions" in only:
-        part("machine", lambda: instructions(build("machine", ""), tree, args.operation))
-        part("portable", lambda: instructions(build("portable", PORTABLE), tree, args.operation))
-    if "size" in only:
-        part("size", lambda: size(tree, tag))
-    if "calls" in only:
-        part("calls", lambda: calls(build("machine", "")))
-    if "memory" in only:
-        part("memory", lambda: memory(build("machine", "")))
-    if "start" in only:
-        part("start", lambda: start(build("machine", "")))
+            data.setdefault("failed", {})[name] = repr(e)
+            note("%s: %r" % (name, e))
     return data
 
 
@@ -519,64 +639,73 @@ def markdown(data):
     out = [FENCE[0], "", "## Counts", "",
            "Measured %s at %s with BearSSL from `%s`; see the chapter Benchmarks of ../README.md for what is counted."
            % (data["date"], data["commit"], data["bearssl"]), ""]
-    columns = [k for k in ("machine", "portable") if k in data]
-    if columns:
-        out += ["Instructions of the server per operation (callgrind; the kernel's are not in it):", "",
-                "| operation | %s | of these wssd's own |" % " | ".join(columns), "|---|" + "--:|" * (len(columns) + 1)]
-        for name in data[columns[0]]:
-            cells = [data[k].get(name) for k in columns]
-            out.append("| %s | %s | %s |" % (
-                name, " | ".join("{:,.0f}".format(c["count"]) if c else "" for c in cells),
-                "{:,.0f}".format(cells[0]["owner"].get("wssd", 0))))
-        out.append("")
-        for kind in columns:
-            suites = {c["suite"] for c in data[kind].values() if c["suite"]}
-            out.append("Suite, %s: %s." % (kind, ", ".join(sorted(suites))))
-        out += ["", "Where they go (self cost, percent):", "", "| function | of | " + " | ".join(PROFILED) + " |",
-                "|---|---|" + "--:|" * len(PROFILED)]
-        out += profile_rows(data[columns[0]])
-        out.append("")
+    if "instructions" in data:
+        out += instruction_tables(data["instructions"])
     if "calls" in data:
-        c = data["calls"]
-        out += ["System calls per echoed message, 64 B, one in flight on one connection: %.2f (%s); %d is the mark: %s." % (
-            c["sum"], ", ".join("%s %.2f" % x for x in sorted(c["calls"].items()) if x[1] >= 0.005), MARK_CALLS,
-            mark(c["sum"] < MARK_CALLS + 0.01)), ""]
+        out += ["System calls per operation, by strace:", ""]
+        for name, c in data["calls"].items():
+            kinds = sorted(c["calls"].items(), key=lambda x: (-x[1], x[0]))
+            word = "; mark %d: %s" % (MARK_CALLS, mark(c["sum"] < MARK_CALLS + 0.01)) if name == "echo 64 B" else ""
+            out.append("- %s: %.2f%s (%s)" % (name, c["sum"], word, ", ".join(
+                "%s %.2f" % x for x in kinds if x[1] >= 0.005)))
+        out.append("")
     if "start" in data:
         s = data["start"]
-        out += ["Start, P-256 key, %d slots, milliseconds from exec, median of 50: port named %.2f (%.2f of it the server's "
-                "CPU), first byte of a plain answer %.2f, of a TLS one %.2f; below %.0f is the mark: %s. (/bin/true, started "
-                "and waited for the same way: %.2f.)" % (SLOTS, s["listening"], s["CPU"], s["first byte"],
-                            s["first byte, TLS"], MARK_START,
-                            mark(max(s["first byte"], s["first byte, TLS"]) < MARK_START), s["/bin/true"]), ""]
+        both = s["first byte"], s["first byte, TLS"]
+        out += ["Start with a P-256 key and %d slots, milliseconds from exec, median of 50: port named %.2f (%.2f of it the "
+                "server's CPU), first byte of a plain answer %.2f, of a TLS one %.2f; below %.0f is the mark: %s. "
+                "(/bin/true, started and waited for the same way: %.2f.)" % (
+                    SLOTS, s["listening"], s["CPU"], *both, MARK_START, mark(max(both) < MARK_START), s["/bin/true"]), ""]
     if "memory" in data:
         m = data["memory"]
         out += ["RSS of the started server with %d slots and no client: %.0f KiB, of these anonymous %.0f, private %.0f." % (
             SLOTS, m["RSS"] / 1024, m["anonymous"] / 1024, m["private"] / 1024), ""]
     if "size" in data:
-        out += ["Static binary, stripped, every feature in it:", "", "| target | bytes | mark |", "|---|--:|---|"]
+        out += ["Static binary with musl, stripped, every feature in it, compiled with `%s` and linked with `%s`:" % (
+            SMALL, SMALL_LD), "", "| target | bytes | own | BearSSL | libc | mark |", "|---|--:|--:|--:|--:|---|"]
         for name, s in data["size"].items():
             if "bytes" in s:
-                out.append("| %s | %s | %s |" % (name, "{:,}".format(s["bytes"]), "" if name != TARGETS[0][0] else
+                cells = ["{:,}".format(s["owners"].get(w, 0)) for w in ("own", "BearSSL", "libc")]
+                out.append("| %s | %s | %s |" % (name, " | ".join(["{:,}".format(s["bytes"])] + cells),
+                                                "" if TARGETS[name] != NATIVE else
                                                 "below {:,}: {}".format(MARK_SIZE, mark(s["bytes"] < MARK_SIZE))))
             else:
-                out.append("| %s | | not built: %s |" % (name, s["failed"].replace("\n", " ")[:120]))
+                out.append("| %s | not built: %s | | | | |" % (name, s["failed"].replace("\n", " ")[:120]))
         out.append("")
     for name, why in data.get("failed", {}).items():
         out += ["Not measured: %s (%s)." % (name, why.replace("\n", " ")[:200]), ""]
     return "\n".join(out + [FENCE[1]]) + "\n"
 
 
-PROFILED = ["echo 64 B", "full handshake"]
+COLUMNS = {"machine": "x86-64", "floor": "its floor", "portable": "x86-64, portable", "arm": "ARM, -Os", "mips": "MIPS, -Os"}
+PROFILED = [("machine", "echo 64 B"), ("machine", "full handshake"), ("portable", "full handshake"), ("arm", "echo 64 B"),
+            ("arm", "full handshake")]
 
 
-def profile_rows(part, shown=10):
-    """The functions that cost most in any of the PROFILED operations."""
-    share = {}
-    for i, name in enumerate(PROFILED):
-        for function, whose, cost in part.get(name, {}).get("functions", [])[:shown]:
-            share.setdefault((function, whose), [None] * len(PROFILED))[i] = 100 * cost / part[name]["count"]
-    rows = sorted(share.items(), key=lambda x: [-(v or 0) for v in x[1]])
-    return ["| %s | %s | %s |" % (k[0], k[1], " | ".join("" if v is None else "%.1f" % v for v in vs)) for k, vs in rows]
+def instruction_tables(found):
+    keys = [k for k in COLUMNS if k in found]
+    out = ["Instructions of the server per operation, without the kernel's; in brackets: of these in wssd's own files.", "",
+           "| operation | %s |" % " | ".join(COLUMNS[k] for k in keys), "|---|" + "--:|" * len(keys)]
+    for name in [o[0] for o in OPERATIONS]:
+        cells = [found[k].get(name) for k in keys]
+        if any(cells):
+            out.append("| %s | %s |" % (name, " | ".join(
+                "" if not c else "{:,.0f}{}".format(c["count"], "" if k == "floor" else " ({:,.0f})".format(
+                    c["owners"].get("own", 0))) for k, c in zip(keys, cells))))
+    out.append("")
+    out += ["Offered by the clients is one suite alone: x86-64 and its floor %s, the others %s, which wssd prefers where "
+            "the CPU has no AES." % (GCM, CHACHA)]
+    for k in keys:
+        if "failed" in found[k]:
+            out.append("%s: not all could be measured: %s" % (COLUMNS[k], found[k]["failed"].replace("\n", " ")[:200]))
+    for k, name in PROFILED:
+        c = found.get(k, {}).get(name)
+        if c:
+            out += ["", "%s, %s: " % (name, COLUMNS[k]) + ", ".join(
+                "%s%s %.1f %%" % (f, "" if whose == "libc" or f.startswith("br_") else " (%s)" % whose, 100 * n / c["count"])
+                for f, whose, n in c["functions"][:12]) + "; in all " + ", ".join(
+                "%s %.1f %%" % (w, 100 * n / c["count"]) for w, n in sorted(c["owners"].items(), key=lambda x: -x[1])) + "."]
+    return out + [""]
 
 
 def write(section):
@@ -594,6 +723,7 @@ def write(section):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--only", help="of %s" % ", ".join(PARTS))
+    p.add_argument("--columns", help="of `instructions`: of %s" % ", ".join(COLUMNS))
     p.add_argument("--operation", help="of `instructions`: a regular expression")
     p.add_argument("--bearssl", metavar="DIR", help="another tree of BearSSL's sources")
     p.add_argument("--last", action="store_true", help="the figures of the last run")
