@@ -745,10 +745,10 @@ class Session:
         for text in self.wrong:
             print("\ntest/mutants.txt: " + text)
         most = allowed(len(sample))
-        print("\nseed %s, %d s: %d mutants (%d more do not compile or make no difference), %d killed,"
-              " %d not killed for a reason, %d survived (%d may)" % (
+        print("\nseed %s, %d s: %d mutants (%d more do not compile or make no difference), %d killed, that is %.1f %% of those"
+              " without a reason not to be; %d have one, %d survived (%d may)" % (
                   self.options.seed, time.monotonic() - self.begun, len(sample), len(self.given) - len(sample), killed,
-                  len(explained), len(survivors), most))
+                  100 * killed / max(killed + len(survivors), 1), len(explained), len(survivors), most))
         failed = len(self.wrong) + (len(survivors) if len(survivors) > most else 0)
         print("%d passed, %d failed" % (killed + len(explained), failed))
         return 1 if failed else 0
