@@ -500,7 +500,8 @@ conn_close(struct conn *c, const char *why)
 		why != NULL ? why : "bug: no reason");
 	ws_leave(c);
 	close(c->fd);
-	explicit_bzero(c->io + IO_STASH, IO_TEXT - IO_STASH + c->text_high);
+	explicit_bzero(c->io, IO_IN);
+	explicit_bzero(c->io + IO_TEXT, c->text_high);
 	tls_wipe(c);
 	if (!c->asleep)
 		put_asleep(c);

@@ -54,15 +54,15 @@ _Static_assert(HUB_FRAME <= RECORD_MAX && REPLY_MAX <= RECORD_MAX, "these fit in
 
 /* A slot's part of the io arena; IO_TEXT has HEAD_MAX or cf.max_message bytes, if that is more. */
 enum io {
-	IO_IN = 0,                    /* the engine's input buffer */
-	IO_OUT = IO_IN + 16768,       /* the engine's output buffer; the send window of ws:// */
-	IO_STAGE = IO_OUT + 16512,    /* bytes read and not yet fed; the receive window of ws:// */
-	IO_STASH = IO_STAGE + STAGE,  /* a cut frame header, a control frame's payload, a reason */
-	IO_X509 = IO_STASH + 192,     /* for the handshake, with client CAs */
-	IO_TEXT = IO_X509 + X509_ROOM /* the request head; later a message that comes in pieces */
+	IO_X509 = 0,                    /* for the handshake, with client CAs */
+	IO_STASH = IO_X509 + X509_ROOM, /* a cut header, a control frame's payload, a reason */
+	IO_IN = IO_STASH + 192,         /* the engine's input buffer; in the stash's page */
+	IO_OUT = IO_IN + 16768,         /* the engine's output buffer; the send window of ws:// */
+	IO_STAGE = IO_OUT + 16512, /* bytes read and not yet fed; the receive window of ws:// */
+	IO_TEXT = IO_STAGE + STAGE /* the request head; later a message that comes in pieces */
 };
 _Static_assert(IO_OUT - IO_IN >= TLS_IN && IO_STAGE - IO_OUT >= TLS_OUT, "buffers fit");
-_Static_assert(IO_X509 - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
+_Static_assert(IO_IN - IO_STASH >= FRAME_MAX + CONTROL_MAX, "a header and a payload fit");
 
 enum state {
 	FREE,    /* no descriptor, wiped */

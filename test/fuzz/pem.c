@@ -222,9 +222,9 @@ serve(const struct listener *l)
 	CHECK(strlen(tls_suite(&c)) > 0);
 	tls_wipe(&c);
 	CHECK(zeros(&tls, sizeof tls));
-	CHECK(zeros(arena.io + IO_STAGE, STAGE) && zeros(arena.io, TLS_IN));
+	CHECK(zeros(arena.io + IO_STAGE, STAGE) && zeros(arena.io + IO_IN, TLS_IN));
 	CHECK(zeros(arena.io + IO_OUT, TLS_OUT));
-	memset(arena.io + IO_STASH, 0, IO_TEXT - IO_STASH); /* conn_close does this */
+	memset(arena.io, 0, IO_IN); /* conn_close does this */
 }
 
 int
