@@ -43,7 +43,7 @@ def attack(server, worst=0.9, queued=8 * MIB, kernel=96 * MIB, slots=64):
     assert watch.kernel - before < kernel
     server.wait_counters(10, clients=0, backends=0)
     until(lambda: server.fds() == descriptors, 5)
-    until(lambda: sum(tx + rx for state, tx, rx in peers.queues(server.port) if state in (1, 8)) == 0, 5)
+    until(lambda: sum(tx + rx for state, tx, rx in peers.queues(server.port) if state in (1, 8)) == 0)
     until(lambda: peers.socket_memory() - before < 32 * MIB, 10)
     until(lambda: peers.memory(server) - base < MEMORY + SLOT * slots, 5)
 

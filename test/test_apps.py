@@ -121,7 +121,8 @@ def test_one_that_does_not_read_stops_nobody(app):
     while opcode != CLOSE:
         opcode, data = lazy.ws.recv_message(skip_control=True)
     assert data[:2] == b"\x03\xe8"
-    a.put({"set": "level", "to": 0})
+    a.put({"id": "last", "set": "level", "to": 0})
+    assert a.get() == {"id": "last", "ok": True}
     assert Bus().state["level"] == 0
 
 
