@@ -159,7 +159,7 @@ def test_words_for_the_load():
     works = {w.name: w for w in bench.WORKS}
     words = bench.load_command(works["hub"], "py")[1:]
     assert words[-4:] == ["--warm", "40", "--messages", "200"]
-    assert bench.load_command(works["echo-1m"], "tcp", 0.5)[-4:] == ["--seconds", "0.75", "--raw", "--plain"]
+    assert bench.load_command(works["echo-1m"], "bear", 0.5)[-4:] == ["--seconds", "0.75", "--raw", "--pad"]
     assert "--messages" not in bench.load_command(works["burst"], "wssd") and bench.ROOT + "/1k" in bench.load_command(
         works["get-1k"], "bun")
 

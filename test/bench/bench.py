@@ -1,7 +1,9 @@
 """`make bench`: what a message, a client and a handshake cost the server, beside the servers of others and two floors.
 
-    bench.py [--rounds N] [--only REGEX] [--seconds X]    measure and report
-    bench.py --report FILE                                report once more what a run left in build/bench/results.json
+    bench.py [--rounds N] [--only REGEX] [--servers REGEX] [--seconds X]    measure and report
+    bench.py --report FILE                            report once more what a run left in build/bench/results.json
+
+Environment: WSSD (the binary, default ./wssd of the checkout).
 
 A cell of the table is one server on one core and the load generator (load.c) on another: the server is started afresh and
 warmed up, and what it, its threads and its children then use of the CPU is divided by what comes back; load.c checks each
@@ -197,7 +199,7 @@ COMMANDS = {
     "nginx": nginx,
     "mosquitto": mosquitto,
 }
-LOAD = {"tcp": ["--raw", "--plain"], "bear": ["--raw"],
+LOAD = {"tcp": ["--raw", "--pad", "--plain"], "bear": ["--raw", "--pad"],
         # it ends each connection half a second late
         "mosquitto": ["--path", "/mqtt", "--conns", "32", "--messages", "64", "--warm", "1"]}
 PACE = {"py": 0.1, "ws": 0.5}  # of warming up, and of a number of messages
@@ -421,7 +423,7 @@ def save(results):
         json.dump(results.__dict__, f, indent=1)
 
 
-def run(rounds, only, seconds):
+def run(rounds, only, servers, seconds):
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         sys.exit("two cores are needed: one for the server, one for the load")
@@ -429,8 +431,11 @@ def run(rounds, only, seconds):
     os.sched_setaffinity(0, {cores[1]})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and no server stays behind
     wanted = re.compile(only)
-    works = [w for w in WORKS if wanted.search(w.name)]
-    growth = ["wssd", "bun"] if wanted.search("growth") else []
+    def chosen(names):
+        return [s for s in names if re.search(servers, s)]
+
+    works = [w._replace(servers=chosen(w.servers)) for w in WORKS if wanted.search(w.name)]
+    growth = chosen(["wssd", "bun"]) if wanted.search("growth") else []
     if not works and not growth:
         sys.exit("there is no work of that name; there are growth, " + ", ".join(w.name for w in WORKS))
     results, began = Results(), time.monotonic()
@@ -453,7 +458,7 @@ def run(rounds, only, seconds):
         "versions": versions(),
         "libraries": {"BearSSL": os.environ.get("BEARSSL") or package("libbearssl-dev"),
                       "OpenSSL": first_line("openssl", "version").split()[1], "compiler": first_line("cc", "--version")},
-        "whole": not only and rounds >= FULL_ROUNDS and seconds >= 1,
+        "whole": not only and not servers and rounds >= FULL_ROUNDS and seconds >= 1,
     }
     save(results)
     return results
@@ -477,6 +482,7 @@ def main():
     p.add_argument("--rounds", type=int, default=FULL_ROUNDS)
     p.add_argument("--only", default="", help="a regular expression that finds names of: growth, " + ", ".join(
         w.name for w in WORKS))
+    p.add_argument("--servers", default="", help="a regular expression that finds names of: " + ", ".join(COMMANDS))
     p.add_argument("--seconds", type=float, default=1.0, help="a factor on the time that a cell is measured")
     p.add_argument("--report", help="a results.json: measure nothing")
     args = p.parse_args()
@@ -484,7 +490,7 @@ def main():
         with open(args.report) as f:
             results = Results(json.load(f))
     else:
-        results = run(args.rounds, args.only, args.seconds)
+        results = run(args.rounds, args.only, args.servers, args.seconds)
     results.derive()
     file = write(results, HERE if results.about["whole"] else BUILD)
     print("\n%s\nwritten to %s" % (report(results), os.path.relpath(file)))
