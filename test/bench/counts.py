@@ -29,6 +29,7 @@ import collections
 import datetime
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
@@ -51,6 +52,7 @@ OUT = os.path.join(TOP, "build", "bench", "counts")
 RESULTS = os.path.join(HERE, "RESULTS.md")
 LAST = os.path.join(OUT, "counts.json")
 FENCE = "<!-- counts -->", "<!-- end of counts -->"
+SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile"]
 PARTS = ["instructions", "calls", "start", "memory", "size"]
 NICE = ["nice", "-n", "15"]  # for what burns CPU and is not timed
 
@@ -160,15 +162,21 @@ def musl(target):
 
 
 def wssd(name, prefix, cc, cflags, ldflags):
-    """./wssd from a copy of the sources; the path of the binary, not stripped."""
-    there = os.path.join(OUT, name)
-    os.makedirs(there, exist_ok=True)
-    for f in ("ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile"):
-        shutil.copy2(os.path.join(TOP, f), there)
-    for f in glob.glob(os.path.join(there, "*.o")) + glob.glob(os.path.join(there, "wssd")):
-        os.unlink(f)
+    """./wssd from a copy of the sources, made once for each state of them; the path of the binary, not stripped."""
+    there, sources = os.path.join(OUT, name), [os.path.join(TOP, f) for f in SOURCES]
+    binary, mark = os.path.join(there, "wssd"), os.path.join(there, "stamp")
+    stamp = hashlib.sha256(b"".join(open(f, "rb").read() for f in sources + [prefix + "/stamp"]))
+    stamp.update(repr((cc, cflags, ldflags)).encode())
+    if os.path.exists(mark) and os.path.exists(binary) and open(mark).read() == stamp.hexdigest():
+        return binary
+    shutil.rmtree(there, ignore_errors=True)
+    os.makedirs(there)
+    for f in sources:
+        shutil.copy2(f, there)
     run(*NICE, "make", "-s", "wssd", "CC=" + cc, "CFLAGS=" + cflags, "LDFLAGS=" + ldflags, "BEARSSL=" + prefix, cwd=there)
-    return os.path.join(there, "wssd")
+    with open(mark, "w") as f:
+        f.write(stamp.hexdigest())
+    return binary
 
 
 # ---- a server, and what is done to it
