@@ -645,8 +645,7 @@ wake_sleepers(void)
 		struct conn *c = ev[i].data.ptr;
 
 		wake(c);
-		c->readable = 1;
-		c->bready = c->bfd >= 0 && !c->beof;
+		c->readable = 1; /* most likely; of the backend poll tells in the next turn */
 	}
 }
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c"]
-CODE_LINES = 2422   # neither blank nor only comment, in all five; the aim is 2000
+CODE_LINES = 2421   # neither blank nor only comment, in all five; the aim is 2000
 ALL_LINES = 3145    # wc -l
 COLUMNS = 100       # a tab reaches to the next multiple of 8
 FUNCTION_LINES = 60
