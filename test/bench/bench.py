@@ -219,7 +219,7 @@ def load_command(w, server, seconds=1.0):
 
 def last_line(text):
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return lines[-1][:200] if lines else "without a word"
+    return lines[-1].replace(TOP + os.sep, "")[:200] if lines else "without a word"
 
 
 def on_core(core):
@@ -285,8 +285,14 @@ def measure(w, server, cores, seconds=1.0):
         return running[-1].port
 
     try:
-        command, port = COMMANDS[server](w, backend)
-        running.append(Running(command, cores[0], port))
+        for left in (1, 0):
+            command, port = COMMANDS[server](w, backend)
+            try:
+                running.append(Running(command, cores[0], port))
+                break
+            except Failed:  # the port that was free a moment ago may not be any more
+                if not port or not left:
+                    raise
         command = load_command(w, server, seconds) + ["--port", str(running[-1].port), "--pid", str(running[-1].proc.pid)]
         try:
             r = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -456,7 +462,7 @@ def run(rounds, only, servers, seconds):
         "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "rounds": rounds,
         "minutes": took / 60, "load": load, "foreign": max(0, busy_seconds() - own_seconds() - foreign) / took,
         "versions": versions(),
-        "libraries": {"BearSSL": os.environ.get("BEARSSL") or package("libbearssl-dev"),
+        "libraries": {"BearSSL": os.path.basename(os.environ.get("BEARSSL", "")) or package("libbearssl-dev"),
                       "OpenSSL": first_line("openssl", "version").split()[1], "compiler": first_line("cc", "--version")},
         "whole": not only and not servers and rounds >= FULL_ROUNDS and seconds >= 1,
     }
