@@ -380,10 +380,10 @@ def hub(me, port, tls, most, stay=False):
     own = crew.new_id()
     writer, inbox = Writer(me.rnd, own), Inbox(own)
     with crew.lock:
-        known = {sender: state for sender, state in crew.hub.items() if not state["left"]}
-        inbox.first = {sender: state["begun"] + 1 for sender, state in known.items()}
+        known = set(crew.hub)       # of those that have left, too: their last message may still be on its way
+        inbox.first = {sender: state["begun"] + 1 for sender, state in crew.hub.items()}
         since = max(crew.hub, default=0)        # a later one registers after our coming: from its first on
-        mine = crew.hub[own] = {"begun": 0, "done": 0, "left": False}
+        mine = crew.hub[own] = {"begun": 0, "done": 0}
 
     def take(opcode, data):
         if inbox.take(data, opcode):
@@ -403,20 +403,17 @@ def hub(me, port, tls, most, stay=False):
             if time.monotonic() > end:
                 raise Wrong(f"lost: message {inbox.last.get(missing[0], 0) + 1} of {missing[0]:x}, 20 s after it was sent")
             me.listen(0.05, take)
-    try:
-        while True:
-            while me.live() or stay and crew.gate.is_set():
-                mine["begun"] += 1
-                me.post(writer, most)
-                mine["done"] += 1
-                me.listen(me.rnd.choice((0.1, 0.3, 0.5, 3 if stay else 1)), take)
-            settle()
-            if not stay:
-                break
-            if me.stay(take):
-                return
-    finally:
-        mine["left"] = True
+    while True:
+        while me.live() or stay and crew.gate.is_set():
+            mine["begun"] += 1
+            me.post(writer, most)
+            mine["done"] += 1
+            me.listen(me.rnd.choice((0.1, 0.3, 0.5, 3 if stay else 1)), take)
+        settle()
+        if not stay:
+            break
+        if me.stay(take):
+            return
     me.leave(take)
 
 
