@@ -126,15 +126,12 @@ def bearssl(tree, name, cc, cflags, tools=""):
     """libbearssl.a from a tree, built outside of it: a prefix with include/ and lib/. tools: what stands before ar."""
     prefix = os.path.join(OUT, name)
     stamp = "%s %s %s %s" % (tree, cc, cflags, stamp_of(tree))
-    mark, begun = os.path.join(prefix, "stamp"), os.path.join(prefix, "begun")
+    mark = os.path.join(prefix, "stamp")
     if os.path.exists(mark) and open(mark).read() == stamp:
         return prefix
-    if not os.path.exists(begun) or open(begun).read() != stamp:  # else it goes on where it was broken off
-        shutil.rmtree(prefix, ignore_errors=True)
+    shutil.rmtree(prefix, ignore_errors=True)
     for d in ("include", "lib", "obj"):
-        os.makedirs(os.path.join(prefix, d), exist_ok=True)
-    with open(begun, "w") as f:
-        f.write(stamp)
+        os.makedirs(os.path.join(prefix, d))
     for header in glob.glob(os.path.join(tree, "inc", "*.h")):
         shutil.copy(header, os.path.join(prefix, "include"))
     note("builds BearSSL: " + name)
@@ -645,7 +642,8 @@ def measure(args):
     for name in only:
         try:
             data.get("failed", {}).pop(name, None)
-            data[name] = parts[name]()
+            found = parts[name]()
+            data[name] = dict(data.get(name, {}), **found) if args.columns and name == "instructions" else found
             data["measured"][name] = when
         except (Failed, AssertionError, OSError, subprocess.TimeoutExpired) as e:
             data.setdefault("failed", {})[name] = repr(e)
