@@ -210,6 +210,30 @@ corks(void **state)
 	free(c.io);
 }
 
+/* Plaintext is counted for the connection and for all. */
+static void
+counted(void **state)
+{
+	static struct tls t;
+	struct conn c = { .tls = &t, .io = calloc(1, IO_TEXT), .in = 10, .out = 20, .moved = 30 };
+
+	(void)state;
+	assert_non_null(c.io);
+	t = (struct tls){ .plain = 1, .to = 9 };
+	count.bytes_in = 1000;
+	count.bytes_out = 2000;
+	tls_eat(&c, 5);
+	assert_int_equal(t.from, 5);
+	assert_int_equal(c.in, 15);
+	assert_int_equal(count.bytes_in, 1005);
+	tls_put(&c, 7);
+	assert_int_equal(t.out, 7);
+	assert_int_equal(c.out, 27);
+	assert_int_equal(c.moved, 37); /* what a wipe must cover */
+	assert_int_equal(count.bytes_out, 2007);
+	free(c.io);
+}
+
 int
 main(void)
 {
@@ -218,6 +242,7 @@ main(void)
 		cmocka_unit_test(keys),
 		cmocka_unit_test(interruptions),
 		cmocka_unit_test(corks),
+		cmocka_unit_test(counted),
 	};
 
 	return cmocka_run_group_tests_name("tls", tests, NULL, NULL);
