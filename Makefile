@@ -177,5 +177,5 @@ help:
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl fuzz-check soak mutate bench bench-counts \
-	audit clean help
+.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl
+.PHONY: fuzz-check soak mutate bench bench-counts audit clean help

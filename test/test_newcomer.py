@@ -209,7 +209,8 @@ def test_make_reproducible_hardened_and_installed(clone, tmp_path):
 
 def test_make_help_names_each_target(clone):
     text = run("make", "help", cwd=clone)
-    phony = re.search(r"^\.PHONY: (.*)$", (clone / "Makefile").read_text(), re.M).group(1).split()
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", (clone / "Makefile").read_text(), re.M)).split()
+    assert len(phony) > 10
     assert [t for t in phony if t not in ("all", "help") and "make " + t not in text] == []
 
 
