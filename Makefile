@@ -143,10 +143,12 @@ bench:
 	$(PYTHON) test/bench/bench.py --rounds $(ROUNDS) --only '$(ONLY)'
 	test -n "$(ONLY)" || $(MAKE) bench-counts
 
-# What needs no clock, and no quiet machine: instructions, system calls, sizes; into RESULTS.md, too.
+# What needs no clock, and no quiet machine: instructions, system calls, sizes; into RESULTS.md, too. With
+# BEARSSL=DIR, a tree of sources, it prints what that makes of it.
 bench-counts:
 	@sh test/install run counts
-	$(PYTHON) test/bench/counts.py --write
+	@if test -d "$(BEARSSL)/src"; then $(PYTHON) test/bench/counts.py --bearssl "$(BEARSSL)"; \
+	else $(PYTHON) test/bench/counts.py --write; fi
 
 # Changes of the sources, one at a time, that the tests must notice; goes on where it was broken off.
 mutate:

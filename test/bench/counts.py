@@ -51,7 +51,6 @@ import wsraw  # noqa: E402
 
 OUT = os.path.join(TOP, "build", "bench", "counts")
 RESULTS = os.path.join(HERE, "RESULTS.md")
-LAST = os.path.join(OUT, "counts.json")
 FENCE = "<!-- counts -->", "<!-- end of counts -->"
 SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile"]
 PARTS = ["instructions", "calls", "start", "memory", "size"]
@@ -84,6 +83,7 @@ def note(text):
 
 def run(*command, cwd=None, env=None, timeout=1800):
     """Runs a command to its end; its output, or Failed with the last of it."""
+    env = {k: v for k, v in (env or os.environ).items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")}
     r = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT, timeout=timeout)
     text = r.stdout.decode(errors="replace")
@@ -591,6 +591,11 @@ def size(tag):
 # ---- the report
 
 
+def last_of(args):
+    """Where the figures of the last run are."""
+    return os.path.join(OUT, "counts-other.json" if args.bearssl else "counts.json")
+
+
 def measure(args):
     global TREE
     only = args.only.split(",") if args.only else PARTS
@@ -601,10 +606,9 @@ def measure(args):
     tag = "-other" if args.bearssl else ""
     cflags = "-O2 -g"
     data = {"bearssl": os.path.basename(TREE), "measured": {}}
-    if args.only and os.path.exists(LAST):  # the other parts stay as they were
-        with open(LAST) as f:
-            old = json.load(f)
-        data = old if old.get("bearssl") == data["bearssl"] and "measured" in old else data
+    if args.only and os.path.exists(last_of(args)):  # the other parts stay as they were
+        with open(last_of(args)) as f:
+            data = json.load(f)
     commit = run("git", "-C", TOP, "describe", "--always", "--dirty").strip()
     when = "%s, commit %s, load average %.1f" % (datetime.date.today().isoformat(), commit, os.getloadavg()[0])
 
@@ -755,14 +759,17 @@ def main():
     for form in ("json", "markdown", "write"):
         p.add_argument("--" + form, action="store_true")
     args = p.parse_args()
+    if args.write and args.bearssl:
+        p.error("RESULTS.md is about Debian's BearSSL")
     if args.last:
-        data = json.load(open(LAST))
+        with open(last_of(args)) as f:
+            data = json.load(f)
     else:
         try:
             data = measure(args)
         except Failed as e:
             sys.exit("counts: %s" % e)
-        with open(LAST, "w") as f:
+        with open(last_of(args), "w") as f:
             json.dump(data, f, indent=1)
     if args.json:
         print(json.dumps(data, indent=1))
