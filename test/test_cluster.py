@@ -228,6 +228,11 @@ def counted(lines):
     return {(str(ipaddress.ip_address(m[1].strip("[]"))), int(m[2])) for m in lines if m[1] != CHECKER}
 
 
+def checks(lines):
+    """HAProxy's checks in the log, where none is to be, but for those that it reset before their head was read."""
+    return [m for m in lines if m[1] == CHECKER and (m[6], m[9]) != ("0", "Connection reset by peer")]
+
+
 @pytest.mark.parametrize("name, kind", [("b", "power"), ("a", "processes"),
                                         pytest.param("b", "cable", marks=pytest.mark.deep),
                                         pytest.param("b", "broker", marks=pytest.mark.deep)])
@@ -301,7 +306,7 @@ def test_a_host_dies_and_returns(cluster, name, kind):
         until(lambda: cluster.counters(h)["clients"] <= 1)
         c = cluster.counters(h)
         assert c["bugs"] == 0 and c["refused"] == 0, c
-        assert not [m[0] for m in cluster.ended(h) if m[1] == CHECKER]
+        assert not [m[0] for m in checks(cluster.ended(h))]
 
 
 def test_addresses(cluster):
@@ -350,7 +355,7 @@ def test_addresses(cluster):
     assert all(s["status"] == "UP" and s["chkdown"] == "0" for s in cluster.stat().values())
     for h in HOSTS:
         until(lambda: cluster.counters(h)["clients"] <= 1)
-        lines = [m[0] for m in cluster.ended(h) if m[1] == CHECKER and m[9] != "no valid PROXY head"]
+        lines = [m[0] for m in checks(cluster.ended(h)) if m[9] != "no valid PROXY head"]
         assert not lines, lines
 
 
