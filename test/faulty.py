@@ -297,8 +297,8 @@ class World:
         p = pki.Pki(directory)
         self.server, ca = p.server("server"), p.ca("ca")
         device = p.client("device", issuer=ca)
-        os.makedirs(os.path.join(directory, "www", "sub"))
-        for name in "page.html", "sub/index.html":
+        os.makedirs(os.path.join(directory, "www", "sub", "below"))
+        for name in "page.html", "sub/index.html", "sub/below/page.html":
             with open(os.path.join(directory, "www", name), "wb") as f:
                 f.write(PAGE)
         p.write("people", "%064x anna\n" % 7 + "86e025b9a56edee111e0b22989e946bfd42a939c776150ebe88d91fe65dfdb01 bob\n")
@@ -481,7 +481,7 @@ def hub(s):
 def tcp(s):
     with s.dial() as c:
         c.upgrade("/tcp").stream(b"question")
-        c.stream(BULK[:5000])
+        c.stream(BULK[:16384 - 4])      # what comes back fills the window, and nothing follows
         c.close_in_order()
 
 
@@ -489,7 +489,7 @@ def tcp(s):
 def unix(s):
     with s.dial() as c:
         c.upgrade("/unix").stream(b"question")
-        c.stream(BULK[:5000])
+        c.stream(BULK[:16384 - 4])      # what comes back fills the window, and nothing follows
         c.close_in_order()
 
 
@@ -533,6 +533,7 @@ def files(s):
         c.get("/page.html", 304, extra=bob + ["If-None-Match: " + r.get("ETag")])
         c.get("/sub", 301, extra=bob)
         c.get("/sub/", body=PAGE, extra=bob)
+        c.get("/sub/below/page.html", body=PAGE, extra=bob)
         c.get("/missing", 404, extra=bob)
         c.get("/page.html", method="HEAD", extra=bob)
         c.get("/page.html", 401)
