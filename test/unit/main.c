@@ -518,7 +518,7 @@ room_for_a_newcomer(void **state)
 		two[i].addr = l.addr;
 		two[i].io = calloc(1, IO_TEXT);
 		two[i].tls = calloc(1, tls_size);
-		two[i].start = now - UNFINISHED + 1;
+		two[i].start = now - 2000 + 1;
 		wake(&two[i]);
 		clients++;
 	}
