@@ -203,7 +203,7 @@ log_written(const char *p, size_t n)
 		fwrite(p, 1, n, stdout);
 	logged_ends += memmem(p, n, " secs=", 6) != NULL;
 	logged_strangers += memmem(p, n, "not from the proxy", 18) != NULL;
-	logged_bugs += memmem(p, n, "bug:", 4) != NULL;
+	logged_bugs += memmem(p, n, ": bug: ", 7) != NULL; /* no path has a space there */
 	return (ssize_t)n;
 }
 
