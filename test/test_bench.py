@@ -244,7 +244,8 @@ def test_what_is_sent_and_counted():
         assert len(sent) == 12 and all(len(p) == size for p, _ in sent) and len({k for _, k in sent}) == 12
         assert len(pongs) in range(3, 6) and {p for _, p in pongs} == {b"ping"}
         assert size < 125 or len({p for p, _ in sent}) == 12
-        assert 0 < got["p50_us"] <= got["p99_us"] <= got["max_us"] <= got["seconds"] * 1e6
+        assert 0 < got["p50_us"] <= got["p99_us"] <= got["max_us"]
+        assert round(got["max_us"] / 1e6, 3) <= got["seconds"]  # which is printed in milliseconds
 
 
 def test_a_batch_is_one_write():
