@@ -45,7 +45,7 @@ enum {
 	NOTSENT = 16384    /* TCP_NOTSENT_LOWAT */
 };
 
-struct config cf = { .max_clients = 64, .max_message = 65536, .timeout = 10, .ping = 30 };
+struct config cf;
 struct counters count;
 int64_t now;
 
@@ -905,7 +905,11 @@ main(int argc, char **argv)
 	while (fd >= 0 && fd < 3) /* a descriptor below 3 must never be a client */
 		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	close(fd);
+	cf.max_clients = 64;
 	cf.max_per_ip = -1; /* half of max_clients, whatever that will be */
+	cf.max_message = 65536;
+	cf.timeout = 10;
+	cf.ping = 30;
 	for (int i = 1; i < argc; i++)
 		i += take_word("command line: ", 2, argv[i], argv[i + 1]);
 	if (cf.version || cf.help) {

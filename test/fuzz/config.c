@@ -218,7 +218,8 @@ check_all(void)
 static void
 start(int words, char **word)
 {
-	cf.max_per_ip = -1;
+	cf = (struct config){ .max_clients = 64, .max_per_ip = -1, .max_message = 65536, .timeout = 10,
+		.ping = 30 };
 	for (int i = 0; i < words; i++)
 		i += take_word("command line: ", 2, word[i], word[i + 1]);
 	if (!cf.version && !cf.help)
@@ -228,15 +229,11 @@ start(int words, char **word)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static struct config first;
 	char *text, *at, *word[WORDS_MAX + 1];
 	const uint8_t *nul = size > 0 ? memchr(data, '\0', size) : NULL;
 	size_t n = nul != NULL ? (size_t)(nul - data) : size;
 	int words = 0;
 
-	if (first.max_clients == 0)
-		first = cf;
-	cf = first;
 	if (lines != NULL)
 		*lines = all_lines;
 	text = malloc(n + 1);

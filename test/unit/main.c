@@ -459,9 +459,12 @@ no_rest(void **state)
 static void
 defaults(void **state)
 {
+	static char *words[] = { "wssd", "--version", NULL };
 	unsigned seen = 0;
 
 	(void)state;
+	assert_int_equal(wssd_main(2, words), 0);
+	cf.version = 0;
 	for (const struct option *o = options; o->name != NULL; o++) {
 		const char *bracket = strrchr(o->help, '(');
 		char *end;
