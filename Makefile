@@ -42,6 +42,9 @@ LIB != if test -z "$(BEARSSL)"; then echo -lbearssl; \
 # The date before which no certificate of wssd-selfsign begins: the clock of a device may never have been set.
 BUILD_DATE != echo "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
 
+# What `wssd --version` says of the build.
+BUILT != sh dist/built.sh $(CC) $(OWN) $(CFLAGS) $(LDFLAGS)
+
 all: wssd wssd-selfsign
 
 wssd: $(OBJ)
@@ -50,7 +53,7 @@ wssd: $(OBJ)
 $(OBJ): ws.h Makefile
 
 .c.o:
-	$(CC) $(OWN) $(CFLAGS) -c -o $@ $<
+	$(CC) $(OWN) -DWSSD_BUILD='"$(BUILT)"' $(CFLAGS) -c -o $@ $<
 
 wssd-selfsign: dist/selfsign.c Makefile
 	$(CC) $(OWN) -DBUILD_DATE=$(BUILD_DATE) $(CFLAGS) $(LDFLAGS) -o $@ dist/selfsign.c $(LIB)

@@ -913,7 +913,7 @@ main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		i += take_word("command line: ", 2, argv[i], argv[i + 1]);
 	if (cf.version || cf.help) {
-		printf("wssd " WSSD_VERSION "\n");
+		printf("wssd " WSSD_VERSION "%s\n", cf.help ? "" : ", " WSSD_BUILD);
 		for (const struct option *o = options; cf.help && o->name != NULL; o++)
 			printf("  %s%-*s %s\n", o->name, 37 - (int)strlen(o->name), o->value,
 				o->help);

@@ -39,6 +39,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Certificates in a bank, the chain's and the CAs'; their bytes, names too, and those of a file. */
@@ -84,10 +85,9 @@ static const struct {
 	{ BR_ERR_UNSUPPORTED_VERSION, "not TLS" }, { BR_ERR_UNEXPECTED, "unexpected message" },
 	{ BR_ERR_BAD_LENGTH, "wrong record length" }, { BR_ERR_BAD_PARAM, "malformed handshake" },
 	{ BR_ERR_BAD_SIGNATURE, "wrong signature" }, { BR_ERR_BAD_FINISHED, "wrong Finished" },
-	{ BR_ERR_NO_CLIENT_AUTH, "no certificate" }, { BR_ERR_X509_EXPIRED, "out of date" },
+	{ BR_ERR_NO_CLIENT_AUTH, "no certificate" }, { BR_ERR_X509_WEAK_PUBLIC_KEY, "weak key" },
 	{ BR_ERR_X509_NOT_TRUSTED, "of no known CA" }, { BR_ERR_X509_DN_MISMATCH, "broken chain" },
 	{ BR_ERR_X509_BAD_SIGNATURE, "bad signature" }, { BR_ERR_X509_NOT_CA, "issuer is no CA" },
-	{ BR_ERR_X509_WEAK_PUBLIC_KEY, "weak key" },
 	{ BR_ERR_X509_FORBIDDEN_KEY_USAGE, "key usage" },
 	{ BR_ERR_X509_CRITICAL_EXTENSION, "unknown critical extension" },
 	{ 256 + 42, "client: bad certificate" }, { 256 + 46, "client: unknown certificate" },
@@ -548,9 +548,13 @@ tls_out(struct conn *c)
 	code = br_ssl_engine_last_error(&t->sc.eng);
 	if (code == BR_ERR_OK)
 		return dead(c, "client sent close_notify");
-	snprintf(why, 64, "TLS: %s%s (%d)",
-		code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
-		text_of(code, "BearSSL's error"), code);
+	if (code == BR_ERR_X509_EXPIRED) /* or not valid yet: a clock may never have been set */
+		snprintf(why, 80, "TLS: client certificate out of date: the clock says %lld (%d)",
+			1970 + (long long)time(NULL) / 31556952, code); /* in years of 365.2425 d */
+	else
+		snprintf(why, 80, "TLS: %s%s (%d)",
+			code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
+			text_of(code, "BearSSL's error"), code);
 	return dead(c, why);
 }
 

@@ -27,6 +27,9 @@
 #include <sys/un.h>
 
 #define WSSD_VERSION "0.1"
+#ifndef WSSD_BUILD /* what the Makefile found out about the build */
+#define WSSD_BUILD "a build without the Makefile"
+#endif
 
 enum limit {
 	HEAD_MAX = 8192,      /* a request head, its last CRLF included */

@@ -41,7 +41,7 @@ def test_help_and_the_options_it_names_are_one_table(wssd):
 
 def test_version(wssd):
     r = wssd.bare("--version")
-    assert r.returncode == 0 and re.fullmatch(r"wssd \d+(\.\d+)+\n", r.stdout), r.stdout
+    assert r.returncode == 0 and re.fullmatch(r"wssd \d+(\.\d+)+, \w.*\w\n", r.stdout), r.stdout
 
 
 def complaint(r, *words, status=(1, 2)):

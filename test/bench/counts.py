@@ -52,7 +52,7 @@ import wsraw  # noqa: E402
 OUT = os.path.join(TOP, "build", "bench", "counts")
 RESULTS = os.path.join(HERE, "RESULTS.md")
 FENCE = "<!-- counts -->", "<!-- end of counts -->"
-SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile"]
+SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile", "dist/built.sh"]
 PARTS = ["instructions", "calls", "start", "memory", "size"]
 NICE = ["nice", "-n", "15"]  # for what burns CPU and is not timed
 
@@ -171,9 +171,9 @@ def wssd(name, prefix, cc, cflags, ldflags):
     if os.path.exists(mark) and os.path.exists(binary) and open(mark).read() == stamp.hexdigest():
         return binary
     shutil.rmtree(there, ignore_errors=True)
-    os.makedirs(there)
-    for f in sources:
-        shutil.copy2(f, there)
+    os.makedirs(os.path.join(there, "dist"))
+    for f in SOURCES:
+        shutil.copy2(os.path.join(TOP, f), os.path.join(there, f))
     run(*NICE, "make", "-s", "wssd", "CC=" + cc, "CFLAGS=" + cflags, "LDFLAGS=" + ldflags, "BEARSSL=" + prefix, cwd=there)
     with open(mark, "w") as f:
         f.write(stamp.hexdigest())
