@@ -548,13 +548,12 @@ tls_out(struct conn *c)
 	code = br_ssl_engine_last_error(&t->sc.eng);
 	if (code == BR_ERR_OK)
 		return dead(c, "client sent close_notify");
+	snprintf(why, 80, "TLS: %s%s (%d)",
+		code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
+		text_of(code, "BearSSL's error"), code);
 	if (code == BR_ERR_X509_EXPIRED) /* or not valid yet: a clock may never have been set */
 		snprintf(why, 80, "TLS: client certificate out of date: the clock says %lld (%d)",
-			1970 + (long long)time(NULL) / 31556952, code); /* in years of 365.2425 d */
-	else
-		snprintf(why, 80, "TLS: %s%s (%d)",
-			code > BR_ERR_X509_OK && code < 256 ? "client certificate " : "",
-			text_of(code, "BearSSL's error"), code);
+			1970 + (long long)time(NULL) / 31556952, code); /* years of 365.2425 d */
 	return dead(c, why);
 }
 
