@@ -137,7 +137,7 @@ def fuzz(target, program, seconds, work, findings, extra=()):
     for d in (work, findings):
         os.makedirs(d, exist_ok=True)
     before = set(os.listdir(findings))
-    command = [program, "-max_total_time=%d" % seconds, "-max_len=%d" % TARGETS[target][0], "-timeout=25",
+    command = [program, "-max_total_time=%d" % seconds, "-max_len=%d" % TARGETS[target][0], "-timeout=120",
                "-rss_limit_mb=2000", "-print_final_stats=1", "-artifact_prefix=%s/%s-" % (findings, target)]
     words = os.path.join(HERE, target + ".dict")
     if os.path.exists(words):
