@@ -3,7 +3,7 @@
 #
 #   CC CFLAGS LDFLAGS   the compiler and its flags; what the sources need is added to them
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
-#   DESTDIR PREFIX      where `make install` puts things
+#   DESTDIR PREFIX      where `make install` puts things; SYSTEMD=DIR: the units, too, for example /etc/systemd/system
 #   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
 #   TARGET              of `make fuzz`: which, if not all
 #   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`
@@ -15,6 +15,7 @@ CFLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 LDFLAGS = -pie -Wl,-z,relro,-z,now
 BEARSSL =
 PREFIX  = /usr/local
+SYSTEMD =
 PORT    = 8443
 LISTEN  = 127.0.0.1
 PYTHON  = /usr/bin/python3
@@ -68,10 +69,22 @@ build/cov/wssd: $(OBJ:.o=.c) ws.h Makefile
 	mkdir -p build/cov
 	gcc $(OWN) $(COV) -o $@ $(OBJ:.o=.c) $(LIB)
 
+# With DESTDIR nothing but copying, and no root needed. What names /usr/share/wssd or /usr/lib/wssd gets PREFIX instead.
+HERE = $(DESTDIR)$(PREFIX)
+COPY = copy() { sed 's:/usr/\(sbin/wssd\|share/wssd\|lib/wssd\):$(PREFIX)/\1:' "$$1" >"$$2" && chmod 644 "$$2"; }
+
 install: all
-	mkdir -p $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/wssd
-	cp wssd wssd-selfsign $(DESTDIR)$(PREFIX)/sbin/
-	cp -R dist/www $(DESTDIR)$(PREFIX)/share/wssd/
+	install -d $(HERE)/sbin $(HERE)/share/man/man8 $(HERE)/share/doc/wssd/examples $(HERE)/share/wssd/www
+	install wssd wssd-selfsign $(HERE)/sbin/
+	install -m 644 dist/www/* $(HERE)/share/wssd/www/
+	$(COPY) && copy dist/wssd.conf $(HERE)/share/doc/wssd/examples/wssd.conf && \
+		for f in *.8; do copy $$f $(HERE)/share/man/man8/$$f || exit; done
+	test -z "$(SYSTEMD)" || $(MAKE) install-units
+
+install-units:
+	install -d $(DESTDIR)$(SYSTEMD) $(HERE)/lib/wssd
+	install dist/systemd/certificate $(HERE)/lib/wssd/
+	$(COPY) && cd dist/systemd && for f in *.service *.timer; do copy $$f $(DESTDIR)$(SYSTEMD)/$$f || exit; done
 
 # For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile
@@ -168,7 +181,7 @@ clean:
 help:
 	@echo 'make          build ./wssd and ./wssd-selfsign'
 	@echo 'make run      install what is missing, build, start with the console page'
-	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX)'
+	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX); SYSTEMD=DIR adds the units (make install-units)'
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
@@ -182,5 +195,5 @@ help:
 	@echo 'make audit    size, boundaries, warnings, analyzers'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install run test deep coverage prove prove-mutants fuzz fuzz-afl
+.PHONY: all install install-units run test deep coverage prove prove-mutants fuzz fuzz-afl
 .PHONY: fuzz-check soak mutate bench bench-counts audit clean help
