@@ -22,7 +22,7 @@ esac
 test -z "$target" || text="$text, $target"
 ! word -static || text="$text, static"
 ! word -pie || text="$text, PIE"
-if word relro && word now; then
+if word relro && word now && ! word norelro && ! word lazy; then
 	text="$text, full RELRO"
 fi
 case $macros in *__SSP_STRONG__* | *__SSP_ALL__*) text="$text, stack protector" ;; esac

@@ -17,7 +17,7 @@ WSSD_SLOW=2 $python test/faulty.py --jobs "$jobs" --binary build/san/wssd || sta
 echo "== the suite under AddressSanitizer and UndefinedBehaviorSanitizer"
 WSSD=$PWD/build/san/wssd WSSD_SLOW=3 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
-	--ignore test/test_audit.py --ignore test/test_dist.py --ignore test/test_newcomer.py \
+	--ignore test/test_audit.py --ignore test/test_build.py --ignore test/test_dist.py --ignore test/test_newcomer.py \
 	--ignore test/test_selfsign.py --ignore test/test_bench.py --ignore test/test_fuzz.py \
 	--ignore test/test_unit.py --ignore test/test_wsraw.py test || status=1
 

@@ -183,22 +183,11 @@ def test_make_with_another_bearssl(clone, tmp_path, kind):
     assert "bearssl" not in needed, needed
 
 
-def test_make_reproducible_hardened_and_installed(clone, tmp_path):
-    """The same sources and SOURCE_DATE_EPOCH give the same bytes, with what the default flags promise in them; they are
-    installed where DESTDIR and PREFIX say, and nothing is left after clean."""
-    built = []
-    for _ in range(2):
-        run("make", "clean", cwd=clone)
-        run("make", cwd=clone, SOURCE_DATE_EPOCH="1700000000")
-        built.append([(clone / f).read_bytes() for f in ("wssd", "wssd-selfsign")])
-    assert built[0] == built[1]
-
-    text = run("readelf", "-hldW", clone / "wssd", cwd=clone)
-    assert "DYN" in text and "GNU_RELRO" in text and "BIND_NOW" in text
-    assert re.search(r"GNU_STACK .* RW ", text)
-
+def test_make_install_and_clean(clone, tmp_path):
+    """It is installed where DESTDIR and PREFIX say, and nothing is left after clean."""
+    run("make", FAST, cwd=clone)
     root = tmp_path / "root"
-    run("make", "install", "DESTDIR=%s" % root, "PREFIX=/usr", cwd=clone)
+    run("make", "install", FAST, "DESTDIR=%s" % root, "PREFIX=/usr", cwd=clone)
     there = {os.path.relpath(os.path.join(d, f), root) for d, _, fs in os.walk(root) for f in fs}
     assert {"usr/sbin/wssd", "usr/sbin/wssd-selfsign", "usr/share/wssd/www/index.html"} <= there
     assert run(root / "usr/sbin/wssd", "--version", cwd=tmp_path).startswith("wssd ")
