@@ -240,6 +240,8 @@ set_route(char *path, char *text)
 
 	if (cf.routes++ == ROUTES_MAX)
 		return "is one too many";
+	if (strpbrk(path, "?%") != NULL)
+		return "has a ? or %: requests are compared without their query, and decoded";
 	for (const struct route *other = cf.route; other < r; other++)
 		if (strcmp(other->path, path) == 0)
 			return "is a route twice";
@@ -286,7 +288,7 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 	int both;
 
 	strsep(&value, "=");
-	while (o->kind != ROUTE && strcmp(o->name + 2 - dashes, word) != 0)
+	while (o->kind != ROUTE && (*o->name == ' ' || strcmp(o->name + 2 - dashes, word) != 0))
 		o++;
 	both = value == NULL && *o->value != '\0';
 	value = value != NULL ? value : both ? next : "1";

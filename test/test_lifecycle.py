@@ -60,6 +60,8 @@ def complaint(r, *words, status=(1, 2)):
     (["--listen"], ["listen"]),
     (["--max-clients"], ["max-clients"]),
     (["--listen", "wss://127.0.0.1:0", "--key"], ["key"]),
+    (["     ", "ws://127.0.0.1:0"], ["no option"]),  # how a line of --help begins
+    (["   ", "ws://127.0.0.1:0"], ["no option"]),
 ], ids=lambda v: "_".join(v))
 def test_usage(wssd, args, words):
     complaint(wssd.bare(*args), *words, status=(2,))
@@ -154,6 +156,9 @@ WRONG = [
     ["/x=hub,last=x"],
     ["/x=echo,ring=1000000"],
     ["/x=echo", "/x=hub"],
+    ["/x?y=echo"],
+    ["/x%20y=echo"],
+    ["/%=echo"],
     ["--root", "/nonexistent/directory"],
     ["--root", __file__],
 ]
