@@ -347,6 +347,63 @@ def undefined_symbols(tree):
     return out
 
 
+# ---- what AUDIT.md says
+
+LINES_AN_HOUR = 400
+
+
+@check
+def reading_order(tree):
+    """AUDIT.md knows how long the five files are, and how long they take."""
+    text, out, minutes = tree.read("AUDIT.md"), [], 0
+    rows = dict((f, (int(n), int(m))) for f, n, m in re.findall(r"^\| \d \| `([\w.]+)` \| (\d+) \| (\d+) \|", text, re.M))
+    if list(rows) != SOURCES:
+        return ["AUDIT.md: the reading order is %s" % " ".join(rows)]
+    for f, (said, time) in rows.items():
+        lines = len(code_lines(tree.read(f)))
+        if abs(lines - said) > max(5, lines // 40):
+            out.append("AUDIT.md: %s has %d lines of code, not %d" % (f, lines, said))
+        if time != round(said * 60 / LINES_AN_HOUR):
+            out.append("AUDIT.md: %s takes %d minutes, not %d" % (f, round(said * 60 / LINES_AN_HOUR), time))
+        minutes += time
+    if "That is %.1f hours" % (minutes / 60) not in text:
+        out.append("AUDIT.md: all five take %.1f hours" % (minutes / 60))
+    return out
+
+
+@check
+def variables(tree):
+    """AUDIT.md lists every variable of static storage that is not constant, and no other."""
+    known, found = set(re.findall(r"`(\w+\.c:\w+)`", section(tree.read("AUDIT.md"), "What changes after the start"))), set()
+    with tempfile.TemporaryDirectory() as d:
+        for f in [f for f in tree.sources() if f.endswith(".c")]:
+            obj = os.path.join(d, f + ".o")
+            status, lines = tree.run("gcc", "-std=c11", "-D_GNU_SOURCE", "-O0", "-fno-pie", "-c", f, "-o", obj)
+            if status:
+                return lines
+            _, lines = tree.run("nm", obj)
+            found |= {"%s:%s" % (f, m.group(1)) for m in (re.search(r" [bBdDC] (\w+?)(?:\.\d+)?$", line) for line in lines) if m}
+    functions_too = {"%s:%s" % (f, fn.name) for f in tree.sources() for fn in functions(tree.read(f))}
+    return ["AUDIT.md does not say when %s changes" % x for x in sorted(found - known)] + \
+        ["AUDIT.md: %s is no variable" % x for x in sorted(known - found - functions_too)]
+
+
+def section(text, title):
+    """What stands below a heading, up to the next of its kind."""
+    m = re.search(r"^## %s\n(.*?)(?=^## |\Z)" % re.escape(title), text, re.M | re.S)
+    return m.group(1) if m else ""
+
+
+@check
+def names_in_the_guide(tree):
+    """Each `FILE:NAME` of AUDIT.md is there."""
+    out = []
+    for file, name in sorted(set(re.findall(r"`([\w.]+\.[ch]):(\w+)`", tree.read("AUDIT.md")))):
+        if not os.path.exists(tree.path(file)) or not re.search(r"\b%s\b" % name, strip(tree.read(file))):
+            out.append("AUDIT.md: there is no %s in %s" % (name, file))
+    return out
+
+
 LEFT_OPEN = "|".join(["TO" "DO", "FIX" "ME", "XX" "X", "HA" "CK"])
 
 

@@ -428,7 +428,8 @@ def run(command, cwd, seconds, output=subprocess.DEVNULL, env=None):
 class Place:
     """A copy of the tree in which one mutant at a time is built and tested."""
 
-    def __init__(self, number, files):
+    def __init__(self, number, files, units=None):
+        """files: of the project; units: the programs of unit tests that will be run, None: all."""
         self.top = os.path.join(BUILD, "w%d" % number)
         self.log = os.path.join(BUILD, "w%d.log" % number)
         self.failed, self.passed, self.now = (self.top + end for end in (".failed", ".passed", ".now"))
@@ -450,6 +451,7 @@ class Place:
         self.stale = []  # units compiled with a mutant
         self.objects = {o: self.read(o) for o in sorted(os.listdir(self.top)) if o.endswith(".o")}
         self.units = [f[:-2] for f in sorted(os.listdir(os.path.join(self.top, "test", "unit"))) if f.endswith(".c")]
+        self.units = [unit for unit in self.units if units is None or unit in units]
         for unit in self.units:
             if self.compile_unit(unit) != 0 or self.run_unit(unit) != 0:
                 raise SystemExit("test/unit/%s.c fails without any mutant:\n%s" % (unit, self.said()))

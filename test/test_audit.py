@@ -1,10 +1,14 @@
 """The checks of audit.py on the sources, and samples which show that each of them can fail."""
 
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
 import audit
+import claims
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -66,6 +70,8 @@ ws_name(void)
 """,
     "dist/selfsign.c": "int\nmain(void)\n{\n\treturn 0;\n}\n",
 }
+CLEAN["AUDIT.md"] = "".join("| %d | `%s` | %d | %d | |\n" % (i + 1, f, n, round(n * 60 / 400)) for i, (f, n) in enumerate(
+    (f, len(audit.code_lines(CLEAN[f]))) for f in audit.SOURCES)) + "That is 0.1 hours; `ws.c:ws_name`.\n"
 
 
 def function(body, name="ws_more"):
@@ -112,6 +118,13 @@ BAD = [
     ("cppcheck", "ws.c", function("\tchar v[4];\n\n\tv[4] = *p;\n\treturn fd + v[0] + (int)n;\n")),
     ("undefined_symbols", "ws.c", "#include <stdlib.h>\n#define take(n) mal##loc(n)\n" +
      function("\tp = take(n);\n" + USE)),
+    ("reading_order", "ws.c", "int x;\n" * 6),
+    ("reading_order", "AUDIT.md", "| 6 | `six.c` | 1 | 0 | |\n"),
+    ("variables", "ws.c", "int changes;\n"),
+    ("variables", "ws.c", function("\tstatic int calls;\n\n\tcalls += fd + (int)n + *p;\n\treturn calls;\n")),
+    ("variables", "AUDIT.md", "\n## What changes after the start\n\n`ws.c:gone`\n"),
+    ("names_in_the_guide", "AUDIT.md", "`ws.c:nobody`\n"),
+    ("names_in_the_guide", "AUDIT.md", "`six.c:ws_name`\n"),
     ("nothing_left_open", "README.md", "Some words.\n" + "TO" "DO: more.\n"),
     ("nothing_left_open", "ws.c", "/* FIX" "ME */\n"),
 ]
@@ -172,3 +185,55 @@ def test_functions_are_found():
     text = "#define F(x) { x }\nstatic int\nf(int a,\n\tint b)\n{\n\treturn a;\n}\nint g(void);\nint t[] = {\n\t1,\n};\n" \
         "void\nh(void)\n{\n}\n"
     assert [(f.name, len(f.lines)) for f in audit.functions(text)] == [("f", 5), ("h", 3)]
+
+
+# ---- the claims of AUDIT.md
+
+CLAIMS, UNREADABLE = claims.claims()
+
+
+def test_claims_can_be_read():
+    assert UNREADABLE == []
+    assert {c.file for c in CLAIMS} == set(audit.SOURCES) and len(CLAIMS) >= 40
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+def test_claim(claim):
+    """Its function is there, and so is its test; its mutation fits in one place."""
+    text = claims.read(claim.file)
+    code = audit.strip(text)
+    assert claim.function in {f.name for f in audit.functions(text)} or \
+        re.search(r"^(enum|struct) \w+ \{|^\S.*\b\w+\[\] = \{", code, re.M) and re.search(
+            r"^(%s \{|\S.*\b%s\[\] = \{)" % (claim.function, claim.function), code, re.M), claim.function
+    assert text.count(claim.old) == 1 and claim.new != claim.old
+    kind, _, name = claim.test.partition(": ")
+    path = os.path.join(TOP, "test", kind)
+    if kind == "audit.py":
+        assert name in audit.CHECKS
+    elif kind.startswith("unit/"):
+        with open(path) as f:
+            assert "cmocka_unit_test(%s)" % name in f.read()
+    elif kind.startswith("prove/"):
+        assert os.path.exists(path)
+    else:
+        assert kind == "make" or "::" in kind  # the next test asks pytest for these
+
+
+def test_tests_of_claims_are_collected():
+    named = sorted({c.test for c in CLAIMS if "::" in c.test})
+    r = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", "not deep", "-o",
+                        "addopts=", *["test/" + name for name in named]], cwd=TOP, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, timeout=300)
+    found = [line for line in r.stdout.splitlines() if "::" in line]
+    assert r.returncode == 0, r.stdout[-2000:]
+    assert [n for n in named if not any(line == n or line.startswith(n + "[") for line in found)] == []
+
+
+SOUND = "### `ws.c`\n\n- **W1** `ws_name`: it has\n  a name.\n  - `make`\n  - `a` => `b`\n"
+
+
+@pytest.mark.parametrize("text", [SOUND * 2, SOUND.replace("  - `make`\n", ""), SOUND.replace(" => ", " "),
+                                  SOUND.replace("`ws_name`", "ws_name"), SOUND.replace("`b`", "b")])
+def test_claims_that_cannot_be_read(text):
+    assert claims.claims_of(SOUND) == ([("W1", "ws.c", "ws_name", "it has a name.", "make", "a", "b")], [])
+    assert claims.claims_of(text)[1] != []

@@ -91,6 +91,22 @@ keys(void **state)
 		assert_int_equal(key_matches(&b), verified == 1);
 }
 
+/* What was in a file of keys does not stay behind, whether or not it was one. */
+static void
+no_traces_of_a_key(void **state)
+{
+	static const unsigned char secret[] = "no key at all";
+	static struct bank b;
+
+	(void)state;
+	memcpy(b.room, "before", 6);
+	memcpy(b.room + 6, secret, sizeof secret);
+	b.used = 6 + sizeof secret;
+	assert_string_equal(take_key(&b, 6), "encrypted, or not valid RSA or EC");
+	assert_int_equal(b.used, 6);
+	assert_memory_equal(b.room, "before\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 6 + sizeof secret);
+}
+
 /* The client's descriptor: what it says, and how often it is interrupted before. */
 
 static int interrupted, error, flags_sent, pushes;
@@ -240,6 +256,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(order),
 		cmocka_unit_test(keys),
+		cmocka_unit_test(no_traces_of_a_key),
 		cmocka_unit_test(interruptions),
 		cmocka_unit_test(corks),
 		cmocka_unit_test(counted),
