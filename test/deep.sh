@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
 # UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
-# proofs, coverage, a minute of each fuzzing target, a short soak, and ten mutants.
+# proofs, coverage, a minute of each fuzzing target, a short soak, ten mutants, and five claims of AUDIT.md.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -41,5 +41,8 @@ $python test/soak.py --seconds 40 wssd build/san/wssd || status=1
 
 echo "== ten mutants"
 $python test/mutate.py --number 10 --short --seed "$SEED" || status=1
+
+echo "== five claims of AUDIT.md, broken"
+$python test/claims.py --number 5 --seed "$SEED" || status=1
 
 exit $status

@@ -51,7 +51,7 @@ def test_the_commands_of_the_tables_can_be_given():
 
 
 def test_links_lead_somewhere():
-    for name in ("README.md", "test/README.md"):
+    for name in ("README.md", "test/README.md", "AUDIT.md"):
         for link in re.findall(r"\]\(([^)]+)\)", read(name)):
             if link.startswith("#"):
                 titles = re.findall(r"^#+ (.+)$", read(name), re.M)
