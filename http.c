@@ -222,6 +222,7 @@ says(const unsigned char *b, const struct head *h, int name, const char *want)
  * Puts a reply into the window: `fields` are whole field lines, `why` goes to the log.  A refusal
  * has its own status as its text.  What follows is the caller's to say: after 200 c->left bytes of
  * c->bfd, after 101 frames; else nothing, and BODY goes on to the next request or to the end.
+ * All fits: fields have 3/4 of REPLY_MAX at most, what we put around them less than the rest.
  */
 static enum step
 reply(struct conn *c, int status, const char *why, const char *fields)
@@ -484,7 +485,8 @@ step_connect(struct conn *c)
 
 /*
  * Opens the regular file that the path names, component by component.  -1: there is none, *st tells
- * what else the last one is, errno why not.
+ * what else the last one is, errno why not.  The copy is not cut: around its path a head has more
+ * than index.html.
  */
 static int
 open_file(const char *path, struct stat *st)

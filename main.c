@@ -577,7 +577,7 @@ conn_step(struct conn *c)
 static int
 interest(struct conn *c)
 {
-	enum step s = c->bye ? WAIT : tls_out(c); /* lost wake-up 2 */
+	enum step s = c->bye ? WAIT : tls_out(c); /* lost wake-up 2; tls_bye has written */
 	short events = tls_events(c), backend = c->bfull ? POLLOUT : 0;
 
 	if (s == DEAD) {
@@ -638,6 +638,7 @@ rest(struct conn *c)
 		c->moved = c->text_high = 0;
 }
 
+/* Who was woken otherwise is woken once more: no harm.  Who is closed has left epoll by that. */
 static void
 wake_sleepers(void)
 {
@@ -698,7 +699,7 @@ sweep(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
 		if (c->state != FREE) {
 			look_at(c);
-		} else if (c->stepped != 0 && now - c->stepped >= TICK) {
+		} else if (c->stepped != 0 && now - c->stepped >= TICK) { /* free for a while */
 			madvise(c->io, io_size, MADV_DONTNEED);
 			c->stepped = 0;
 		}
@@ -747,7 +748,7 @@ static void
 accept_one(const struct listener *l)
 {
 	int proxy = l->proxy.sa.sa_family != AF_UNSPEC;
-	union address a;
+	union address a; /* the kernel fills it, zeros too */
 	socklen_t len = sizeof a;
 	struct conn *c = NULL;
 	int fd = accept4(l->fd, &a.sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -840,7 +841,7 @@ step_all(void)
 {
 	struct conn *oldest = NULL;
 
-	for (unsigned i = awakes; i-- > 0;) {
+	for (unsigned i = awakes; i-- > 0;) { /* as in loop(); who wakes now waits a turn */
 		struct conn *c = awake[i];
 
 		if (c->again && (c->state > SHAKE || c->lis->plain))
@@ -884,7 +885,7 @@ loop(void)
 			usleep(10000); /* no memory for the list: no spin until there is */
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-		for (unsigned i = awakes; i-- > 0;)
+		for (unsigned i = awakes; i-- > 0;) /* an end moves one here that was marked */
 			mark_events(awake[i]);
 		if (pfd[1].revents != 0)
 			wake_sleepers();

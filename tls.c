@@ -285,7 +285,7 @@ tls_load(void)
 			br_ssl_session_cache_lru_init(&cache[i], store[i], sizeof store[i]);
 	}
 	b = &banks[!cf.bank];
-	explicit_bzero(b, offsetof(struct bank, room) + b->used);
+	explicit_bzero(b, offsetof(struct bank, room) + b->used); /* what lies behind is public */
 	return wrong;
 }
 
@@ -585,7 +585,7 @@ tls_idle(struct conn *c)
 	const struct tls *t = c->tls;
 	size_t n, room;
 
-	tls_room(c, &room);
+	tls_room(c, &room); /* a record begins at the start of the engine's buffer */
 	return room == RECORD_MAX && t->from == t->to &&
 	       (t->plain || br_ssl_engine_recvrec_buf(&t->sc.eng, &n) == c->io + IO_IN);
 }

@@ -215,7 +215,8 @@ take_close(struct conn *c, const unsigned char *p, size_t n)
 
 /*
  * A record may end anywhere: the header of a data frame, and a control frame as a whole, are
- * gathered in the stash and taken when they are complete.
+ * gathered in the stash and taken when they are complete.  Without room for the answer all of this
+ * is done once more, from what is still in the window.
  */
 static enum step
 read_header(struct conn *c, const unsigned char *p, size_t n)
@@ -380,7 +381,7 @@ echo_input(struct conn *c, const unsigned char *p, size_t n)
  */
 
 struct entry {
-	uint32_t sender;
+	uint32_t sender; /* its id, which no other of the last 2^32 connections has */
 	uint16_t n;
 	uint8_t fin, opcode;
 };

@@ -55,7 +55,10 @@ enum limit {
 };
 _Static_assert(HUB_FRAME <= RECORD_MAX && REPLY_MAX <= RECORD_MAX, "these fit in a window");
 
-/* A slot's part of the io arena; IO_TEXT has HEAD_MAX or cf.max_message bytes, if that is more. */
+/*
+ * A slot's part of the io arena; IO_TEXT has HEAD_MAX or cf.max_message bytes, if that is more.
+ * 16768 and 16512 are TLS_IN and TLS_OUT, rounded up to multiples of 64.
+ */
 enum io {
 	IO_X509 = 0,                    /* for the handshake, with client CAs */
 	IO_STASH = IO_X509 + X509_ROOM, /* a cut header, a control frame's payload, a reason */
@@ -193,11 +196,11 @@ struct conn {
 	uint32_t clear;           /* bytes unmasked in the window */
 	struct frame frame;       /* being read; length and mask are those of what is left of it */
 	uint32_t text, text_high; /* bytes in IO_TEXT; the most that ever were */
-	/* Serial number; place in the list of awake slots; in the poll array. */
+	/* Serial number, modulo 2^32; place in the list of awake slots; in the poll array. */
 	uint32_t id, spot, polled;
 	int fd, bfd;                /* client; backend or file; -1: none */
 	uint64_t moved;             /* bytes read and written since the arena was empty */
-	uint64_t left, cursor;      /* of the file, in bytes; hub: the next entry */
+	uint64_t left, cursor;      /* of the file, in bytes; hub: the next entry, else 0 */
 	unsigned long long in, out; /* plaintext bytes */
 	/*
 	 * Milliseconds of the monotonic clock: of accept(2); of the state's end; of the last byte
@@ -329,7 +332,7 @@ enum step dead(struct conn *c, const char *why);
 enum { CONTENT_LENGTH, HOST, ORIGIN, AUTHORIZATION, COOKIE, WS_KEY, WS_VERSION, ONCE };
 enum { TRANSFER_ENCODING = ONCE, CONNECTION, UPGRADE, WS_PROTOCOL, IF_NONE_MATCH, UNKNOWN };
 
-struct head {                    /* offsets into the head: [from, to) */
+struct head {                    /* offsets into the head: [from, to); HEAD_MAX fits in them */
 	uint8_t method, minor;   /* 0: GET, 1: HEAD, more: others; of HTTP/1.minor */
 	uint8_t escaped;         /* the path had percent-encoded bytes */
 	uint16_t host, host_end; /* of Host, or of the authority in absolute-form */

@@ -267,6 +267,7 @@ def test_closed_standard_descriptors(wssd):
         os.close(0)
         os.close(1)
     s = wssd("/chat=hub", preexec=preexec)
+    assert [os.readlink("/proc/%d/fd/%d" % (s.pid, n)) for n in (0, 1)] == ["/dev/null"] * 2
     with s.open() as a, s.open("/chat") as b, s.open("/chat") as c:
         a.send_text("a")
         a.expect_text("a")
