@@ -240,7 +240,7 @@ set_route(char *path, char *text)
 
 	if (cf.routes++ == ROUTES_MAX)
 		return "is one too many";
-	if (strpbrk(path, "?%") != NULL)
+	if (strchr(path, '?') != NULL || strchr(path, '%') != NULL)
 		return "has a ? or %: requests are compared without their query, and decoded";
 	for (const struct route *other = cf.route; other < r; other++)
 		if (strcmp(other->path, path) == 0)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -690,6 +691,28 @@ def test_devices_are_not_files(wssd):
     c = s.connect()
     for path in ("/null", "/zero", "/random", "/urandom", "/tty", "/stdin", "/fd/0", "/pts/0", "/pts/"):
         assert c.request("GET", path).status == 404, path
+
+
+def test_a_fifo_is_not_even_opened(wssd, tmp_path):
+    """Who waits for a reader at its other end would take us for one."""
+    fifo, met = tmp_path / "fifo", threading.Event()
+    os.mkfifo(fifo)
+
+    def writer():
+        os.close(os.open(fifo, os.O_WRONLY))
+        met.set()
+
+    with wssd(root=tmp_path, tls=False).connect() as c:
+        t = threading.Thread(target=writer, daemon=True)
+        t.start()
+        time.sleep(0.1)
+        for _ in range(3):
+            assert c.request("GET", "/fifo").status == 404
+        assert not met.wait(0.2)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # the control: this is one
+    assert met.wait(5)
+    os.close(reader)
+    t.join(5)
 
 
 def test_proc_is_not_read(wssd):
