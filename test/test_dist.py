@@ -125,11 +125,16 @@ def test_words_of_selfsign():
 
 @pytest.fixture
 def etc(tmp_path):
-    """A machine as the examples take it for granted, below a folder: text -> text with paths below it."""
+    """A machine as the examples take it for granted, below a folder: text -> text with paths below it, and with a user that
+    every machine has."""
     names = ["gateway.lan", "localhost"]
     os.makedirs(tmp_path / "etc" / "wssd")
-    own = lambda text: re.sub(r"(?<![\w.])/(etc|run)/", r"%s/\1/" % tmp_path,        # noqa: E731
-                              text.replace("/usr/share/wssd/www", os.path.join(TOP, "dist", "www")))
+
+    def own(text):
+        text = text.replace("/usr/share/wssd/www", os.path.join(TOP, "dist", "www"))
+        text = re.sub(r"\buser wssd\b", "user nobody", text)
+        return re.sub(r"(?<![\w.])/(etc|run)/", r"%s/\1/" % tmp_path, text)
+
     d = tmp_path / "etc" / "wssd"
     run("./wssd-selfsign", "--key", d / "key.pem", "--cert", d / "cert.pem", *names)
     shutil.copy(d / "cert.pem", d / "devices.pem")
@@ -174,7 +179,7 @@ def test_the_example_configuration(wssd, etc, tmp_path):
     conf = str(tmp_path / "etc" / "wssd.conf")
     check(wssd, ["--config", conf])
     text = open(conf).read()
-    everything = re.sub(r"^#(?=[a-z/])", "", text, flags=re.M)  # what is a remark there
+    everything = re.sub(r"^#(?=[a-z/])(?!chroot)", "", text, flags=re.M)  # what is a remark there
     assert len(everything) < len(text) - 4
     open(conf, "w").write(everything)
     check(wssd, ["--config", conf])
