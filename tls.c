@@ -23,7 +23,8 @@
  *   changes over, so that a failed reload changes nothing; the one that is not in use is wiped.
  * - No buffer was used further than c->moved, the bytes read and written since the last rest; a
  *   wipe covers that much of each.
- * - The kernel keeps back the end of what is sent (MSG_MORE) only while more waits for room.
+ * - The kernel keeps back the end of what is sent (MSG_MORE) only while more waits for room, inside
+ *   a flight of the handshake, which is pushed at its end, and before shutdown(2), which pushes.
  * - A window is RECORD_MAX bytes long, whatever the client asks for in max_fragment_length (RFC
  *   6066 4; it may stay unanswered): a reply, a frame or a hub's entry must fit in it whole.
  *
@@ -514,7 +515,7 @@ tls_out(struct conn *c)
 {
 	static const int on = 1;
 	struct tls *t = c->tls;
-	int more = t->ready && c->full ? MSG_MORE : 0; /* what waits for room shares packets */
+	int more = c->full || c->bye ? MSG_MORE : 0; /* so that records share packets */
 	char *why = (char *)c->io + IO_STASH;
 	enum step moved = WAIT;
 	const unsigned char *p;
@@ -537,7 +538,7 @@ tls_out(struct conn *c)
 		t->corked = more != 0;
 		moved = MORE;
 	}
-	if (t->corked && !more) /* nothing came of it: this pushes, see tcp(7) */
+	if (t->corked && (!more || !t->ready)) /* nothing came of it: this pushes, see tcp(7) */
 		t->corked = setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0;
 	state = br_ssl_engine_current_state(&t->sc.eng);
 	/* it refused a renegotiation and holds more of the kind, which it will never look at */

@@ -195,18 +195,23 @@ interruptions(void **state)
 	}
 }
 
-/* The kernel may keep bytes back while more wait for room; where nothing follows they are pushed. */
+/*
+ * The kernel may keep bytes back while more wait for room, or the end, which pushes by itself; where
+ * nothing follows, and at the end of a flight of the handshake, they are pushed.
+ */
 static void
 corks(void **state)
 {
 	static const struct {
-		int ready, full, put, flags, pushes;
+		int ready, full, bye, put, flags, pushes;
 	} steps[] = {
-		{ 1, 0, 1, 0, 0 }, { 1, 1, 1, MSG_MORE, 0 }, { 1, 1, 1, MSG_MORE, 0 },
-		{ 1, 0, 1, 0, 0 }, /* something follows */
-		{ 1, 0, 0, 0, 0 }, { 1, 1, 1, MSG_MORE, 0 }, { 1, 1, 0, MSG_MORE, 0 },
-		{ 1, 0, 0, MSG_MORE, 1 }, /* nothing does */
-		{ 1, 0, 0, MSG_MORE, 1 }, { 0, 1, 1, 0, 1 }, /* a handshake's answer */
+		{ 1, 0, 0, 1, 0, 0 }, { 1, 1, 0, 1, MSG_MORE, 0 }, { 1, 1, 0, 1, MSG_MORE, 0 },
+		{ 1, 0, 0, 1, 0, 0 }, /* something follows */
+		{ 1, 0, 0, 0, 0, 0 }, { 1, 1, 0, 1, MSG_MORE, 0 }, { 1, 1, 0, 0, MSG_MORE, 0 },
+		{ 1, 0, 0, 0, MSG_MORE, 1 }, /* nothing does */
+		{ 1, 0, 0, 0, MSG_MORE, 1 }, { 0, 1, 0, 1, MSG_MORE, 2 }, /* a handshake's flight */
+		{ 0, 1, 0, 0, MSG_MORE, 2 }, { 1, 0, 0, 1, 0, 2 }, /* an answer */
+		{ 1, 0, 1, 1, MSG_MORE, 2 }, { 1, 0, 1, 0, MSG_MORE, 2 }, /* the end */
 	};
 	static struct tls t;
 	struct conn c = { .tls = &t, .io = calloc(1, IO_TEXT) };
@@ -218,6 +223,7 @@ corks(void **state)
 	for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
 		t.ready = (uint8_t)steps[i].ready;
 		c.full = (uint8_t)steps[i].full;
+		c.bye = (uint8_t)steps[i].bye;
 		tls_put(&c, (size_t)steps[i].put);
 		assert_int_equal(tls_out(&c), steps[i].put ? MORE : WAIT);
 		assert_int_equal(flags_sent, steps[i].flags);
