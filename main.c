@@ -565,10 +565,8 @@ conn_step(struct conn *c)
 			conn_close(c, c->why);
 			return;
 		}
-		if (s == WAIT && in == WAIT) {
-			c->again |= (uint8_t)fed;
+		if (s == WAIT && in == WAIT)
 			return;
-		}
 	}
 	c->again = 1; /* lost wake-up 1 */
 }

@@ -462,6 +462,7 @@ tls_ready(struct conn *c)
 		count.resumed += br_ssl_engine_get_ecdhe_curve(&t->sc.eng) == 0; /* no exchange */
 	}
 	c->full = !t->ready; /* what the engine has to say goes before anything of ours */
+	c->again = !t->ready && t->from < t->to && pending(c, &n) == NULL; /* fed next turn */
 	return t->ready ? MORE : WAIT;
 }
 

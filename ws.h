@@ -283,7 +283,10 @@ enum step tls_proxy(struct conn *c);
  */
 enum step tls_in(struct conn *c);
 
-/* MORE once plaintext can pass; the handshake is counted then. */
+/*
+ * MORE once plaintext can pass; the handshake is counted then.  WAIT: c->again if there is input
+ * that only the next turn feeds, so that others are served in between.
+ */
 enum step tls_ready(struct conn *c);
 
 /*
