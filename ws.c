@@ -99,14 +99,15 @@ ws_utf8(uint8_t *state, const unsigned char *p, size_t n)
 void
 ws_unmask(unsigned char *p, size_t n, uint32_t *mask)
 {
-	uint64_t wide = (uint64_t)*mask << 32 | *mask, eight;
+	uint64_t wide = (uint64_t)*mask << 32 | *mask, two[2];
 	const unsigned char *key = (const unsigned char *)&wide;
 	size_t i = 0;
 
-	for (; i + 8 <= n; i += 8) {
-		memcpy(&eight, p + i, 8);
-		eight ^= wide;
-		memcpy(p + i, &eight, 8);
+	for (; i + 16 <= n; i += 16) {
+		memcpy(two, p + i, 16);
+		two[0] ^= wide;
+		two[1] ^= wide;
+		memcpy(p + i, two, 16);
 	}
 	for (; i < n; i++)
 		p[i] ^= key[i & 3];

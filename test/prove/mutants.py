@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("utf8-eight-first", "ws.c", "for (; s == 0 && i + 8 <= n; i += 8)", "for (; i + 8 <= n; i += 8)", "utf8",
            "a character goes on with what continues it"),
     Mutant("utf8-past", "ws.c", "		if (i >= n)\n", "		if (i > n)\n", "utf8", "the checker reads only what it is given"),
-    Mutant("unmask-past", "ws.c", "for (; i + 8 <= n; i += 8)", "for (; i + 7 <= n; i += 8)", "unmask",
+    Mutant("unmask-past", "ws.c", "for (; i + 16 <= n; i += 16)", "for (; i + 15 <= n; i += 16)", "unmask",
            "unmasking writes only what it is given"),
     Mutant("unmask-tail", "ws.c", "p[i] ^= key[i & 3];", "p[i] ^= key[i & 1];", "unmask", "masking twice is the identity"),
     Mutant("unmask-rotate", "ws.c", "memcpy(mask, key + (n & 3), 4);", "memcpy(mask, key + (n & 1), 4);", "unmask",

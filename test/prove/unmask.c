@@ -1,15 +1,15 @@
 /*
  * cc: -O1
  * cc: -O2
- * eva: -eva-slevel 300 -eva-min-loop-unroll 50
+ * eva: -eva-slevel 300 -eva-min-loop-unroll 90
  *
  * Masking (RFC 6455 5.3): byte i is XORed with byte i mod 4 of the key and the key is rotated by
  * n, so that pieces of any length give the same as the whole; so masking twice is the identity.
  * ws_unmask moves and XORs bytes and decides by n alone (Eva: with the data unknown its control
  * flow is a single path for each n), so what it does is linear over GF(2): it is right for all
  * data once it is right for zeros and for each single bit of data or key, which are all tried, for
- * each n up to four turns of its loop of 8, at each alignment.  Then all ways to cut 24 bytes in
- * two, twice over.
+ * each n up to four turns of its loop of 16, at each alignment.  Then all ways to cut up to 48 bytes
+ * in three.
  */
 #include <stdio.h>
 
@@ -23,7 +23,7 @@
 void entry(void);
 int main(void);
 
-enum { MOST = 40 };
+enum { MOST = 80 };
 
 #ifdef __FRAMAC__
 static unsigned char full[RECORD_MAX];
@@ -62,7 +62,7 @@ as_written(unsigned char *p, size_t n, unsigned char key[4])
 static int
 right(size_t n, size_t at, int bit)
 {
-	unsigned char in[MOST + 4] = { 0 }, out[MOST + 16] = { 0 };
+	unsigned char in[MOST + 4] = { 0 }, out[MOST + 32] = { 0 };
 	uint32_t mask;
 
 	if (bit >= 0)
@@ -105,10 +105,10 @@ main(void)
 	unsigned long wrong = 0, cases = 0;
 
 	for (size_t n = 0; n <= MOST; n++)
-		for (size_t at = 0; at < 8; at++)
+		for (size_t at = 0; at < 16; at++)
 			for (int bit = -1; bit < (MOST + 4) * 8; bit++, cases++)
 				wrong += !right(n, at, bit);
-	for (size_t n = 0; n <= 24; n++)
+	for (size_t n = 0; n <= 48; n++)
 		for (size_t second = 0; second <= n; second++)
 			for (size_t first = 0; first <= second; first++, cases++)
 				wrong += !pieces(n, first, second);
