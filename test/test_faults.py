@@ -1,6 +1,7 @@
 """Each system call fails in turn: see faulty.py, whose short form runs here, a step a case, and faults that stay."""
 import os
 import re
+import socket
 import subprocess
 
 import pytest
@@ -177,6 +178,22 @@ def test_no_memory_for_poll(server, error):
         s.control.disarm()
         c.expect_text("waits")
         c.close_in_order()
+
+
+def test_a_backend_that_waits_costs_no_turns(server, tmp_path):
+    """It would go on writing, and the client does not read: nobody asks again and again, whatever the machine's load is."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "backend"))
+    listener.listen()
+    listener.settimeout(faulty.PATIENCE)
+    s = server("--timeout", "86400", "/mine=unix:%s" % (tmp_path / "backend"))
+    with s.dial(rcvbuf=4096) as c:
+        c.upgrade("/mine")
+        backend = listener.accept()[0]
+        assert peers.fill(backend, quiet=0.2) > 16384
+        assert turns(s, 20 * s.tick) < 100
+        backend.close()
+    listener.close()
 
 
 @pytest.mark.plain
