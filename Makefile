@@ -86,6 +86,11 @@ install-units:
 	install dist/systemd/certificate $(HERE)/lib/wssd/
 	$(COPY) && cd dist/systemd && for f in *.service *.timer; do copy $$f $(DESTDIR)$(SYSTEMD)/$$f || exit; done
 
+# Debian's package in build/deb, by dpkg-buildpackage, from a copy of the tree.
+deb:
+	@sh test/install run deb
+	sh dist/deb.sh
+
 # For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile
 	mkdir -p build/bench
@@ -115,7 +120,7 @@ test:
 	$(PYTHON) -m pytest -q -n $(JOBS) -m "not deep" test
 
 deep:
-	@sh test/install run test deep
+	@sh test/install run test deep deb
 	@$(MAKE) all build/san/wssd build/cov/wssd
 	@JOBS=$(JOBS) PYTHON=$(PYTHON) SEED=$(SEED) sh test/deep.sh
 
@@ -186,6 +191,7 @@ help:
 	@echo 'make          build ./wssd and ./wssd-selfsign'
 	@echo 'make run      install what is missing, build, start with the console page'
 	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX); SYSTEMD=DIR adds the units (make install-units)'
+	@echo 'make deb      Debian package, in build/deb'
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
@@ -199,5 +205,5 @@ help:
 	@echo 'make audit    size, boundaries, warnings, analyzers; breaks ten claims of AUDIT.md, which must be noticed'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install install-units run test deep coverage prove prove-mutants fuzz fuzz-afl
+.PHONY: all install install-units deb run test deep coverage prove prove-mutants fuzz fuzz-afl
 .PHONY: fuzz-check soak mutate bench bench-counts audit clean help

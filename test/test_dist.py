@@ -1,4 +1,4 @@
-"""What a packager takes: the manual pages, `make install`, the example configuration, the units of systemd."""
+"""What a packager takes: the manual pages, `make install`, the example configuration, the units of systemd, Debian's package."""
 
 import glob
 import hashlib
@@ -26,9 +26,9 @@ def read(*name):
         return f.read()
 
 
-def run(*command, cwd=TOP, ok=True, text="", **env):
+def run(*command, cwd=TOP, ok=True, text="", timeout=100, **env):
     r = subprocess.run([str(c) for c in command], cwd=cwd, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                       env=environment(**env), timeout=100 * SLOW, encoding="utf-8", errors="replace")
+                       env=environment(**env), timeout=timeout * SLOW, encoding="utf-8", errors="replace")
     assert not ok or r.returncode == 0, "%s: status %d\n%s" % (command, r.returncode, r.stdout)
     return r.stdout if ok else (r.returncode, r.stdout)
 
@@ -398,3 +398,71 @@ def test_the_unit_runs():
         box.run("echo listen nowhere >> /etc/wssd.conf")
         assert box.run("systemctl start wssd", check=False).returncode != 0
         assert "/etc/wssd.conf:" in journal(box)
+
+
+# ---------------------------------------------------------------------------------------------- Debian
+
+
+def files(box):
+    """What is there, apart from logs, caches, dpkg's own records, and what the kernel and systemd keep."""
+    away = "proc sys dev run tmp root var/log var/cache var/lib/systemd var/lib/dpkg/info " + TOP.strip("/")
+    prune = " -o ".join("-path /" + d for d in away.split())
+    found = set(box.run("find / \\( %s \\) -prune -o -print" % prune, timeout=120).stdout.splitlines())
+    return found | set(box.run("ls /var/lib/dpkg/info; cat /etc/passwd /etc/group").stdout.splitlines())
+
+
+@pytest.mark.deep
+def test_the_debian_package():
+    """`make deb`; in a machine of its own the package is installed, serves, is reinstalled, removed and purged, and leaves
+    nothing; installed in a chroot, it makes its certificate at the first start."""
+    clean = run("git", "status", "--porcelain")
+    text = run("make", "deb", timeout=500)
+    assert re.search(r"dpkg-buildpackage: info: full upload", text)
+    assert run("git", "status", "--porcelain") == clean
+    assert not os.path.exists(os.path.join(TOP, "debian"))
+    package, = glob.glob(os.path.join(TOP, "build", "deb", "wssd_*.deb"))
+    assert "libbearssl0" in run("dpkg-deb", "-f", package, "Depends")
+    flags = [line for line in text.splitlines() if re.match(r"cc .* -c ", line)]
+    assert len(flags) == 4 and all("-D_FORTIFY_SOURCE=2" in f and "-Wdate-time" in f for f in flags)
+
+    with machine() as box:
+        box.run("rm -rf /etc/wssd /etc/wssd.conf /usr/share/wssd /usr/local/sbin/wssd* /usr/sbin/policy-rc.d; "
+                "userdel wssd 2>/dev/null || :")
+        before = files(box)
+        assert "/usr/share/doc/adduser" in before and "wssd.list" not in before
+        package = shlex.quote(package)
+
+        def serves():
+            recipes.until(lambda: box.listening(8443), 20, lambda: journal(box))
+            with box.net():
+                c = wsraw.connect(8443, True).open("/echo")
+            c.send_text("packed")
+            c.expect_text("packed")
+            assert box.run("ps -o user= -p " + main_pid(box)).stdout.strip() == "wssd"
+
+        box.run("dpkg -i " + package, timeout=120)
+        assert box.run("stat -c '%U %G %a' /etc/wssd /etc/wssd/key.pem").stdout == "root wssd 750\nroot wssd 640\n"
+        assert box.run("systemctl is-enabled wssd wssd-certificate.timer").stdout == "enabled\nenabled\n"
+        serves()
+        assert box.run("wssd --check --config /usr/share/doc/wssd/examples/wssd.conf").stdout == ""
+        assert box.run("dpkg -V wssd").stdout == ""
+        assert {"/usr/sbin/wssd", "/etc/wssd/cert.pem", "wssd.list"} < files(box) - before
+        key, pid = box.run("sha256sum /etc/wssd/key.pem").stdout, main_pid(box)
+        box.run("dpkg -i " + package, timeout=120)  # an upgrade keeps the key, and starts the new one
+        serves()
+        assert box.run("sha256sum /etc/wssd/key.pem").stdout == key and main_pid(box) != pid
+        box.run("dpkg -r wssd", timeout=120)
+        assert not box.listening(8443) and box.run("sha256sum /etc/wssd/key.pem").stdout == key
+        box.run("dpkg -P wssd", timeout=120)
+        assert files(box) ^ before == set()
+
+        box.put("/usr/local/bin/ischroot", "#!/bin/sh\nexit 0\n")
+        box.put("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")  # as where images are made
+        box.run("chmod 755 /usr/local/bin/ischroot /usr/sbin/policy-rc.d")
+        assert "first start" in box.run("dpkg -i " + package, timeout=120).stdout
+        assert not box.listening(8443) and box.run("ls /etc/wssd").stdout == "names\n"
+        box.run("systemctl start wssd")
+        serves()
+        assert box.run("sha256sum /etc/wssd/key.pem").stdout != key
+        box.run("touch /etc/wssd/devices && dpkg -P wssd", timeout=120)  # what somebody else made stays
+        assert box.run("ls /etc/wssd").stdout == "devices\n"
