@@ -382,7 +382,8 @@ def variables(tree):
             if status:
                 return lines
             _, lines = tree.run("nm", obj)
-            found |= {"%s:%s" % (f, m.group(1)) for m in (re.search(r" [bBdDC] (\w+?)(?:\.\d+)?$", line) for line in lines) if m}
+            data = [re.search(r" [bBdDC] (\w+?)(?:\.\d+)?$", line) for line in lines]
+            found |= {"%s:%s" % (f, m.group(1)) for m in data if m}
     functions_too = {"%s:%s" % (f, fn.name) for f in tree.sources() for fn in functions(tree.read(f))}
     return ["AUDIT.md does not say when %s changes" % x for x in sorted(found - known)] + \
         ["AUDIT.md: %s is no variable" % x for x in sorted(known - found - functions_too)]

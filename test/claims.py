@@ -16,10 +16,10 @@ FUNCTION may also be an enum or a table of the file. TEST is one of
     audit.py: NAME                       a check of audit.py
     make                                 the build: what it says is asserted at compile time
 
-Each of N claims (10), drawn by SEED (printed; if none is given, the clock's), or each that is named, is broken by its mutation
-in a copy of the tree in build/audit, with mutate.py's and prove.py's means: the copy has to build (but for `make`), the test
-has to fail, twice, and to pass with the file as it was; a proof has to fail because of a property. Last line: "N passed,
-N failed"; the status is 1 unless all were caught.
+Each of N claims (10), drawn by SEED (printed; if none is given, the clock's), or each that is named, is broken by its
+mutation in a copy of the tree in build/audit, with mutate.py's and prove.py's means: the copy has to build (but for `make`),
+the test has to fail, twice, and to pass with the file as it was; a proof has to fail because of a property. Last line: "N
+passed, N failed"; the status is 1 unless all were caught.
 """
 
 import argparse
@@ -151,7 +151,8 @@ def main():
         return 1 if wrong else 0
     seed = a.seed or str(int(time.time()))
     drawn = [c for c in known if c.id in a.ids] if a.ids else random.Random(seed).sample(known, min(a.number, len(known)))
-    print("%d of the %d claims of AUDIT.md, %s" % (len(drawn), len(known), "by name" if a.ids else "SEED=" + seed), flush=True)
+    how = "by name" if a.ids else "SEED=" + seed
+    print("%d of the %d claims of AUDIT.md, %s" % (len(drawn), len(known), how), flush=True)
 
     begin, lock, count = time.monotonic(), threading.Lock(), collections.Counter(failed=len(wrong))
     mutate.BUILD = os.path.join(TOP, "build", "audit")

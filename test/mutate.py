@@ -31,6 +31,7 @@ that a suite which kills 97 % would see it in less than 1 of 1,000 runs (of ten:
 """
 
 import argparse
+import atexit
 import collections
 import concurrent.futures
 import ctypes
@@ -44,6 +45,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -441,9 +443,13 @@ class Place:
         os.makedirs(plugins)
         with open(os.path.join(plugins, "mutant_plugin.py"), "w") as f:
             f.write(PLUGIN)
+        # where others leave their files, too, pytest would clear up behind them at its end, for minutes
+        temp = tempfile.mkdtemp(prefix="wssd-")
+        atexit.register(shutil.rmtree, temp, ignore_errors=True)
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "PYTEST")) and k != "WSSD"}
         self.env.update(WSSD_WRAP="prlimit --as=%d" % MEMORY, MUTANT_FAILED=self.failed,
-                        MUTANT_PASSED=self.passed, MUTANT_NOW=self.now, PYTHONPATH=plugins, PYTHONDONTWRITEBYTECODE="1")
+                        MUTANT_PASSED=self.passed, MUTANT_NOW=self.now, PYTHONPATH=plugins, PYTHONDONTWRITEBYTECODE="1",
+                        PYTEST_DEBUG_TEMPROOT=temp)
         if self.command(["make", "-s", "all"], 600) != 0:
             raise SystemExit("make failed:\n" + self.said())
         self.original = os.path.join(self.top, "build", "wssd")

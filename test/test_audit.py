@@ -221,8 +221,8 @@ def test_claim(claim):
 
 def test_tests_of_claims_are_collected():
     named = sorted({c.test for c in CLAIMS if "::" in c.test})
-    r = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", "not deep", "-o",
-                        "addopts=", *["test/" + name for name in named]], cwd=TOP, stdout=subprocess.PIPE,
+    r = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", "not deep",
+                        "-o", "addopts=", *["test/" + name for name in named]], cwd=TOP, stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT, text=True, timeout=300)
     found = [line for line in r.stdout.splitlines() if "::" in line]
     assert r.returncode == 0, r.stdout[-2000:]
