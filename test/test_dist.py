@@ -1,4 +1,4 @@
-"""What a packager takes: the manual pages, `make install`, the example configuration, the units of systemd, Debian's package."""
+"""What a packager takes: manual pages, `make install`, the example configuration, units of systemd, Debian's package."""
 
 import glob
 import hashlib
@@ -404,11 +404,10 @@ def test_the_unit_runs():
 
 
 def files(box):
-    """What is there, apart from logs, caches, dpkg's own records, and what the kernel and systemd keep."""
-    away = "proc sys dev run tmp root var/log var/cache var/lib/systemd var/lib/dpkg/info " + TOP.strip("/")
-    prune = " -o ".join("-path /" + d for d in away.split())
-    found = set(box.run("find / \\( %s \\) -prune -o -print" % prune, timeout=120).stdout.splitlines())
-    return found | set(box.run("ls /var/lib/dpkg/info; cat /etc/passwd /etc/group").stdout.splitlines())
+    """What is there where packages put things, apart from logs, caches and what systemd keeps; and users."""
+    prune = " -o ".join("-path /var/" + d for d in ("log", "cache", "lib/systemd", "lib/dpkg/info"))
+    return set(box.run("find /etc /usr /opt /srv /var \\( %s \\) -prune -o -print; ls /var/lib/dpkg/info; "
+                       "cat /etc/passwd /etc/group" % prune, timeout=120).stdout.splitlines())
 
 
 @pytest.mark.deep
