@@ -543,19 +543,23 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 	snprintf(fields, sizeof fields, "ETag: %s\r\n%s", tag + 2, cookie);
 	/* RFC 9110 13.1.2: compared as weak ones */
 	if (says(b, h, IF_NONE_MATCH, tag) || says(b, h, IF_NONE_MATCH, tag + 2) ||
-		says(b, h, IF_NONE_MATCH, "*"))
-		return reply(c, 304, "not modified", fields);
-	end = b[h->path_end - 1] == '/' ? ".html" : strrchr(path, '.');
-	for (size_t i = 0; end != NULL && i < sizeof types / sizeof types[0]; i++)
-		if (strcasecmp(end, types[i][0]) == 0)
-			type = types[i][1];
-	snprintf(fields, sizeof fields,
-		"Content-Type: %s%s\r\nContent-Length: %llu\r\nETag: %s\r\n"
-		"X-Content-Type-Options: nosniff\r\n%s",
-		type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
-		(unsigned long long)st.st_size, tag + 2, cookie);
-	reply(c, 200, "served", fields);
-	c->left = c->bodiless ? 0 : (uint64_t)st.st_size;
+		says(b, h, IF_NONE_MATCH, "*")) {
+		reply(c, 304, "not modified", fields);
+	} else {
+		end = b[h->path_end - 1] == '/' ? ".html" : strrchr(path, '.');
+		for (size_t i = 0; end != NULL && i < sizeof types / sizeof types[0]; i++)
+			if (strcasecmp(end, types[i][0]) == 0)
+				type = types[i][1];
+		snprintf(fields, sizeof fields,
+			"Content-Type: %s%s\r\nContent-Length: %llu\r\nETag: %s\r\n"
+			"X-Content-Type-Options: nosniff\r\n%s",
+			type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
+			(unsigned long long)st.st_size, tag + 2, cookie);
+		reply(c, 200, "served", fields);
+		c->left = c->bodiless ? 0 : (uint64_t)st.st_size;
+	}
+	explicit_bzero(fields, sizeof fields); /* with the credential in them */
+	explicit_bzero(cookie, sizeof cookie);
 	return MORE;
 }
 
