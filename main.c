@@ -5,6 +5,9 @@
  *
  * What always holds:
  * - All memory is reserved before the loop begins, by max-clients, in one mmap(2).
+ * - What the start may do and the loop need not is given up between them, in confine(): it ends as
+ *   the user that was named, in the root that was named, and with the system calls of one table,
+ *   which create no file, process or memory; any other one ends the process.
  * - Poll interest is computed from the state in each turn, in interest(), which is also the one
  *   place where engines are flushed, but for a window that is full in the middle of a step.
  * - Signals arrive as input of a descriptor.  (As handlers behind ppoll's mask they would wait as
@@ -22,6 +25,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,8 +35,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -131,6 +137,9 @@ static const struct option {
 	{ "--max-message", " BYTES", "hub, packets (65536)", NUMBER, &cf.max_message, 1, 1 << 28 },
 	{ "--timeout", " S", "of a slow or idle client (10)", NUMBER, &cf.timeout, 1, 86400 },
 	{ "--ping", " S", "silence before a ping, 0: never (30)", NUMBER, &cf.ping, 0, 86400 },
+	{ "--user", " USER[:GROUP]", "to run as; root must name one", STRING, &cf.user, 0, 0 },
+	{ "--chroot", " DIR", "the root of every other path", STRING, &cf.chroot, 0, 0 },
+	{ "--no-sandbox", "", "no filter of system calls", NUMBER, &cf.no_sandbox, 0, 1 },
 	{ "--config", " FILE", "these words, without --, one a line", CONFIG, NULL, 0, 0 },
 	{ "--check", "", "test the configuration and exit", NUMBER, &cf.check, 0, 1 },
 	{ "--verbose", "", "log requests and upgrades too", NUMBER, &cf.verbose, 0, 1 },
@@ -340,7 +349,6 @@ check_config(void)
 {
 	/* a message in entries, and what the last of them may need at the end: see ws.c */
 	size_t least = ((size_t)cf.max_message / HUB_FRAME + 2) * (HUB_FRAME + 16);
-	const char *wrong;
 
 	if (cf.listeners == 0)
 		die(2, "", "--listen", "is missing");
@@ -360,11 +368,27 @@ check_config(void)
 			die(2, "", r->path, "ring= is too small for max-message");
 		r->hub.size = r->backend->ring ? ring : 0;
 	}
+}
+
+/* What is read at the start, and again at a reload. */
+static const char *
+load_files(void)
+{
+	const char *wrong = http_load();
+
+	return wrong != NULL ? wrong : tls_load();
+}
+
+static void
+open_files(void)
+{
+	const char *wrong;
+
 	cf.root_fd = cf.root != NULL ? open(cf.root, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (cf.root != NULL && cf.root_fd < 0)
 		die(1, "", cf.root, NULL);
 	gethostname(cf.hostname, sizeof cf.hostname - 1);
-	if ((wrong = http_load()) != NULL || (wrong = tls_load()) != NULL)
+	if ((wrong = load_files()) != NULL)
 		die(1, "", "cannot load", wrong);
 }
 
@@ -459,6 +483,216 @@ open_descriptors(void)
 		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://",
 			show_address(&l->addr));
 	}
+}
+
+/* Least power. */
+
+/* Who needs a call: backends of an address family, or of any; MEMORY: it fails with ENOMEM. */
+enum { ALWAYS = AF_UNSPEC, BACKENDS = 3, MEMORY = 4 };
+enum { WRITES = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC };
+
+/*
+ * All that the loop may ask of the kernel, by the names that C libraries have for it on different
+ * machines.  Where `mask` is not 0 the argument must have `value` under it: its low 32 bits, which
+ * is what the kernel takes as an int.
+ */
+static const struct call {
+	int number, need;
+	uint32_t arg, mask, value;
+} calls[] = {
+#ifdef __NR_open /* all but the youngest machines */
+	{ __NR_poll, ALWAYS, 0, 0, 0 }, { __NR_epoll_wait, ALWAYS, 0, 0, 0 },
+	{ __NR_open, ALWAYS, 1, WRITES, O_RDONLY },
+#endif
+#ifdef __NR_clock_gettime64 /* 32 bits */
+	{ __NR_clock_gettime64, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep_time64, ALWAYS, 0, 0, 0 },
+	{ __NR_ppoll_time64, ALWAYS, 0, 0, 0 }, { __NR_fstat64, ALWAYS, 0, 0, 0 },
+	{ __NR_fstatat64, ALWAYS, 0, 0, 0 }, { __NR_fcntl64, ALWAYS, 1, ~0U, F_SETFD },
+	{ __NR_mmap2, MEMORY, 0, 0, 0 },
+#else
+	{ __NR_newfstatat, ALWAYS, 0, 0, 0 }, { __NR_mmap, MEMORY, 0, 0, 0 },
+#endif
+#ifdef __NR_clock_gettime32 /* 32 bits as musl has them */
+	{ __NR_clock_gettime32, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep_time32, ALWAYS, 0, 0, 0 },
+#else
+	{ __NR_clock_gettime, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep, ALWAYS, 0, 0, 0 },
+#endif
+#ifdef __NR_time /* is a client's certificate out of date? */
+	{ __NR_time, ALWAYS, 0, 0, 0 },
+#endif
+#ifdef __NR_send
+	{ __NR_send, ALWAYS, 0, 0, 0 }, { __NR_recv, ALWAYS, 0, 0, 0 },
+#elif defined __NR_socketcall /* which is them all: numbers of linux/net.h, in four groups */
+	{ __NR_socketcall, ALWAYS, 0, ~3U, 8 },   /* send, sendto, recv */
+	{ __NR_socketcall, ALWAYS, 0, ~3U, 12 },  /* recvfrom, shutdown, setsockopt */
+	{ __NR_socketcall, ALWAYS, 0, ~0U, 18 },  /* accept4 */
+	{ __NR_socketcall, BACKENDS, 0, ~2U, 1 }, /* socket, of any family; connect */
+#endif
+	/* bytes of clients, backends, files and signals, and to the log */
+	{ __NR_read, ALWAYS, 0, 0, 0 }, { __NR_sendto, ALWAYS, 0, 0, 0 },
+	{ __NR_write, ALWAYS, 0, 0, 0 }, { __NR_recvfrom, BACKENDS, 0, 0, 0 },
+	/* waiting; behind SIGCONT; if it fails */
+	{ __NR_ppoll, ALWAYS, 0, 0, 0 }, { __NR_epoll_pwait, ALWAYS, 0, 0, 0 },
+	{ __NR_restart_syscall, ALWAYS, 0, 0, 0 }, { __NR_nanosleep, ALWAYS, 0, 0, 0 },
+	/* clients from their handshake over each rest to the end */
+	{ __NR_accept4, ALWAYS, 0, 0, 0 }, { __NR_getrandom, ALWAYS, 0, 0, 0 },
+	{ __NR_epoll_ctl, ALWAYS, 0, 0, 0 }, { __NR_madvise, ALWAYS, 2, ~0U, MADV_DONTNEED },
+	{ __NR_shutdown, ALWAYS, 0, 0, 0 }, { __NR_close, ALWAYS, 0, 0, 0 },
+	{ __NR_setsockopt, ALWAYS, 2, ~0U, TCP_NODELAY },
+	/* backends */
+	{ __NR_socket, AF_INET, 0, ~0U, AF_INET }, { __NR_socket, AF_INET6, 0, ~0U, AF_INET6 },
+	{ __NR_socket, AF_UNIX, 0, ~0U, AF_UNIX },
+	{ __NR_setsockopt, AF_UNIX, 2, ~0U, SO_PEEK_OFF },
+	{ __NR_setsockopt, BACKENDS, 2, ~0U, SO_LINGER }, { __NR_connect, BACKENDS, 0, 0, 0 },
+	/* files, for reading; musl's open */
+	{ __NR_openat, ALWAYS, 2, WRITES, O_RDONLY }, { __NR_fcntl, ALWAYS, 1, ~0U, F_SETFD },
+	{ __NR_fstat, ALWAYS, 0, 0, 0 }, { __NR_statx, ALWAYS, 0, 0, 0 },
+	/* a C library that would like more memory can do without it */
+	{ __NR_brk, MEMORY, 0, 0, 0 }, { __NR_exit_group, ALWAYS, 0, 0, 0 }
+};
+
+/* The beginning of our own ELF header, which the linker knows. */
+extern const struct elf {
+	uint8_t magic[4], class, data, more[10]; /* class 2: 64 bits; data 1: little endian */
+	uint16_t type, machine;
+} __ehdr_start __attribute__((visibility("hidden")));
+
+/*
+ * Filters system calls by a program of linux/filter.h, over struct seccomp_data of linux/seccomp.h:
+ * number at 0, architecture (a word of linux/audit.h) at 4, 64-bit arguments from 16 on.  What is
+ * called by numbers of another architecture, x32's too, is none of the table.  0: the kernel takes
+ * no filter.
+ */
+static int
+filter_calls(void)
+{
+	enum { LOAD = 0x20, AND = 0x54, EQUAL = 0x15, RETURN = 0x06, MODE_FILTER = 2 };
+	static const uint32_t kill = 0x80000000, allow = 0x7fff0000, no_memory = 0x50000 | ENOMEM;
+	const uint32_t wide = __ehdr_start.class == 2, little = __ehdr_start.data == 1;
+	struct op {
+		uint16_t code;
+		uint8_t yes, no; /* what to skip */
+		uint32_t k;
+	} op[6 * sizeof calls / sizeof *calls + 5], *p = op;
+	struct {
+		uint16_t n;
+		struct op *op;
+	} program;
+	int needed[AF_INET6 + 1] = { [ALWAYS] = 1, [MEMORY] = 1 };
+
+	for (const struct route *r = cf.route; r < cf.route + cf.routes; r++) {
+		needed[r->addr.sa.sa_family] = 1;
+		needed[BACKENDS] |= r->backend->family != 0;
+	}
+	*p++ = (struct op){ LOAD, 0, 0, 4 };
+	*p++ = (struct op){ EQUAL, 1, 0, __ehdr_start.machine | wide << 31 | little << 30 };
+	*p++ = (struct op){ RETURN, 0, 0, kill };
+	*p++ = (struct op){ LOAD, 0, 0, 0 };
+	for (const struct call *c = calls; c < calls + sizeof calls / sizeof *calls; c++) {
+		if (!needed[c->need])
+			continue;
+		*p++ = (struct op){ EQUAL, 0, c->mask != 0 ? 5 : 2, (uint32_t)c->number };
+		if (c->mask != 0) {
+			*p++ = (struct op){ LOAD, 0, 0, 20 - 4 * little + 8 * c->arg };
+			*p++ = (struct op){ AND, 0, 0, c->mask };
+			*p++ = (struct op){ EQUAL, 0, 1, c->value };
+		}
+		*p++ = (struct op){ RETURN, 0, 0, c->need == MEMORY ? no_memory : allow };
+		*p++ = (struct op){ LOAD, 0, 0, 0 }; /* another entry may allow it */
+	}
+	*p++ = (struct op){ RETURN, 0, 0, kill };
+	program.n = (uint16_t)(p - op);
+	program.op = op;
+	return prctl(PR_SET_SECCOMP, MODE_FILTER, &program) == 0;
+}
+
+/*
+ * The numbers of a user and his group, or of a group, by the plain lines of /etc/passwd or
+ * /etc/group, which have the one in field 2 and the other in this column.  A number without a line
+ * stands for itself, and for the group of that number.
+ */
+static void
+look_up(const char *file, int column, const char *name, long long *id, long long *group)
+{
+	static const long long most = UINT32_MAX - 1; /* the last one says "none" */
+	static char text[65536];
+	const char *wrong = read_file(file, text, sizeof text), *field[4];
+	char *lines = wrong == NULL ? text : NULL, *line;
+	long long a, b;
+	int numeric = parse_number(name, 0, most, id) == NULL;
+
+	*group = *id;
+	while ((line = strsep(&lines, "\n")) != NULL) {
+		for (int i = 0; i < 4; i++)
+			field[i] = line != NULL ? strsep(&line, ":") : "";
+		if (strcmp(field[numeric ? 2 : 0], name) == 0 &&
+			parse_number(field[2], 0, most, &a) == NULL &&
+			parse_number(field[column], 0, most, &b) == NULL) {
+			*id = a;
+			*group = b;
+			return;
+		}
+	}
+	if (!numeric && wrong != NULL)
+		die(1, "", file, wrong);
+	if (!numeric)
+		die(1, column == 3 ? "--user " : "--user :", name, "is unknown");
+}
+
+/*
+ * From the powers of the start to those of the loop.  Nothing of it can be undone, and the order is
+ * the argument:
+ * 1. user and group are looked up where the start is, outside of the new root;
+ * 2. then the root changes, so that every path is one inside it, as it will be at a reload;
+ * 3. files are read while root may read them, and ports below 1024 are opened;
+ * 4. supplementary groups, group and user change, as each needs the powers of the one behind it;
+ * 5. it is tried to get them back, which must fail, and
+ * 6. to read the files as a reload would;
+ * 7. there will be no new privileges, processes or dumps of the memory, which has the key in it,
+ * 8. and at last no system calls but those of the loop.
+ * Root stays root only if it was named.
+ */
+static void
+confine(void)
+{
+	static const struct rlimit none = { 0, 0 };
+	long long uid = getuid(), gid = getgid();
+	char *group = cf.user, *user = strsep(&group, ":");
+	const char *wrong;
+	int root = geteuid() == 0;
+
+	if (root && user == NULL)
+		die(2, "", "--user", "is missing: root must name another one, or itself");
+	if (user != NULL) /* 1 */
+		look_up("/etc/passwd", 3, user, &uid, &gid);
+	if (group != NULL)
+		look_up("/etc/group", 2, group, &gid, &gid);
+	if (cf.chroot != NULL && (chroot(cf.chroot) != 0 || chdir("/") != 0)) /* 2 */
+		die(1, "--chroot ", cf.chroot, NULL);
+	open_files(); /* 3 */
+	if (!cf.check) {
+		reserve();
+		open_descriptors();
+	}
+	root &= uid != 0;
+	if ((root && setgroups(0, NULL) != 0) ||
+		setresgid((gid_t)gid, (gid_t)gid, (gid_t)gid) != 0 ||
+		setresuid((uid_t)uid, (uid_t)uid, (uid_t)uid) != 0) /* 4 */
+		die(1, "", "cannot become that user", NULL);
+	if (uid != 0 &&
+		(getuid() != (uid_t)uid || getgid() != (gid_t)gid ||
+			setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setgroups(0, NULL) == 0)) /* 5 */
+		die(1, "", "user", "could be root again");
+	if (root && (wrong = load_files()) != NULL) /* 6 */
+		log_line(WARNING, "a reload will be refused: %s", wrong);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* 7 */
+	if (cf.no_sandbox)
+		return;
+	setrlimit(RLIMIT_NPROC, &none);
+	setrlimit(RLIMIT_CORE, &none);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (!filter_calls()) /* 8 */
+		log_line(WARNING, "system calls are not filtered: %s", strerror(errno));
 }
 
 /* Slots. */
@@ -790,7 +1024,7 @@ reload(void)
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
 		if (c->state != FREE && c->state <= SHAKE && !c->lis->plain)
 			conn_close(c, "reload during the handshake");
-	if ((wrong = http_load()) != NULL || (wrong = tls_load()) != NULL)
+	if ((wrong = load_files()) != NULL)
 		log_line(ERR, "reload refused: %s", wrong);
 	else
 		log_line(INFO, "reloaded");
@@ -921,10 +1155,9 @@ main(int argc, char **argv)
 		return fflush(stdout) == 0 ? 0 : 1;
 	}
 	check_config();
+	confine();
 	if (cf.check)
 		return 0;
-	reserve();
-	open_descriptors();
 	loop();
 	log_line(INFO, "stopped");
 	return 0;

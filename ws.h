@@ -223,11 +223,11 @@ struct config { /* constant after the start */
 	struct route route[ROUTES_MAX];
 	unsigned listeners, routes;
 	struct names origins, hosts;
-	char *cert, *key, *client_ca, *root, *auth;
+	char *cert, *key, *client_ca, *root, *auth, *user, *chroot;
 	char hostname[65]; /* accepted in Host: on ws:// */
 	int root_fd;       /* O_PATH of root; -1: no files */
 	long long max_clients, max_per_ip, max_message, timeout, ping; /* bytes, milliseconds */
-	long long verbose, check, version, help;
+	long long verbose, check, version, help, no_sandbox;
 	int bank; /* 0 or 1: which of two is current, of all that a reload reads */
 	int tls;  /* there is a wss:// listener */
 };

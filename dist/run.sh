@@ -44,5 +44,10 @@ while IFS= read -r line; do
 	"listening on "*) banner "$line" ;;
 	esac
 done <run/log &
-exec ./wssd --listen "wss://$LISTEN:$PORT" --cert run/cert.pem --key run/key.pem \
+# Whoever starts this keeps the key to himself: nobody else could read it at a reload.
+user=
+if test "$(id -u)" = 0; then
+	user="--user root"
+fi
+exec ./wssd $user --listen "wss://$LISTEN:$PORT" --cert run/cert.pem --key run/key.pem \
 	--root dist/www /echo=echo /chat=hub 2>run/log
