@@ -22,6 +22,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import logs  # noqa: E402
+import powers  # noqa: E402
 import wsraw  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -93,9 +94,11 @@ class Server(logs.Logged):
     """A running wssd. ports, urls: one for each listener in order; port: the first; tls_port, plain_port: the first of
     that kind or None; pid; log: the lines so far."""
 
-    def __init__(self, args, env=None, cwd=None, nlisten=1, preexec=None, wrap=None, probe="/echo"):
+    def __init__(self, args, env=None, cwd=None, nlisten=1, preexec=None, wrap=None, probe="/echo",
+                 binary=None):
         self.args, self.env, self.cwd, self.nlisten = [str(a) for a in args], env, cwd, nlisten
         self.preexec, self.wrap, self.probe = preexec, WRAP if wrap is None else wrap, probe
+        self.binary = binary or WSSD
         self.start()
 
     def start(self):
@@ -105,7 +108,8 @@ class Server(logs.Logged):
         env.setdefault("ASAN_OPTIONS", "abort_on_error=0:exitcode=99")
         env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
         env.update(self.env or {})
-        self.proc = subprocess.Popen(self.wrap + [WSSD] + self.args, stdin=subprocess.DEVNULL, env=env, cwd=self.cwd,
+        words = self.wrap + [self.binary] + powers.words(self.binary, self.args, self.wrap) + self.args
+        self.proc = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=env, cwd=self.cwd,
                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=self._child)
         self.pid = self.proc.pid
         self.follow(self.proc.stderr)
@@ -289,11 +293,11 @@ def arguments(certs, args, tls, plain, listen, root, cert, echo):
 
 def factory(certs, servers):
     def make(*args, tls=True, plain=False, listen=None, root=None, cert=None, env=None, cwd=None, echo=True,
-             nlisten=None, preexec=None, wrap=None, probe=None):
+             nlisten=None, preexec=None, wrap=None, probe=None, binary=None):
         argv, urls = arguments(certs, args, tls, plain, listen, root, cert, echo)
         if probe is None:
             probe = "/echo" if echo else ""
-        s = Server(argv, env, cwd, urls if nlisten is None else nlisten, preexec, wrap, probe)
+        s = Server(argv, env, cwd, urls if nlisten is None else nlisten, preexec, wrap, probe, binary)
         servers.append(s)
         return s
 
@@ -303,11 +307,12 @@ def factory(certs, servers):
         return bare(*argv, env=env, cwd=cwd, timeout=timeout)
 
     def bare(*args, env=None, cwd=None, timeout=10):
-        """The same with exactly these arguments."""
+        """The same with exactly these arguments (and what powers.py has to say)."""
         e = dict(os.environ)
         e.pop("JOURNAL_STREAM", None)
         e.update(env or {})
-        return subprocess.run(WRAP + [WSSD] + [str(a) for a in args], stdin=subprocess.DEVNULL, env=e, cwd=cwd,
+        args = [str(a) for a in args]
+        return subprocess.run(WRAP + [WSSD] + powers.words(WSSD, args, WRAP) + args, stdin=subprocess.DEVNULL, env=e, cwd=cwd,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout * SLOW,
                               encoding="utf-8", errors="backslashreplace")
 
@@ -338,7 +343,7 @@ def finish(servers):
 @pytest.fixture
 def wssd(certs):
     """A factory of servers that live for one test: wssd(*args, tls=True, plain=False, listen=[URL...], root=DIR,
-    cert=Pair, echo=True, env=, cwd=, probe=PATH|""|callable, nlisten=, preexec=, wrap=). wssd.run(...) runs to the end."""
+    cert=Pair, echo=True, env=, cwd=, probe=PATH|""|callable, nlisten=, preexec=, wrap=, binary=). wssd.run(...) runs to the end."""
     need_binary()
     servers = []
     yield factory(certs, servers)

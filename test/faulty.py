@@ -34,6 +34,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import pki  # noqa: E402
+import powers  # noqa: E402
 import wsraw  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -53,6 +54,8 @@ Fault = collections.namedtuple("Fault", "errors hidden")
 FAULTS = {                      # the most telling first; then those that nobody may notice, or all
     "accept4": ("EMFILE ECONNABORTED EINTR EAGAIN ENFILE ENOBUFS ENOMEM EPERM EPROTO", "all"),
     "bind": ("EADDRINUSE EADDRNOTAVAIL EACCES ENOMEM", ""),
+    "chdir": ("EACCES EIO", ""),
+    "chroot": ("EPERM ENOMEM", ""),
     "clock_gettime": ("EPERM", "all"),
     "close": ("EIO EINTR", "all"),
     "connect": ("ECONNREFUSED EINTR EAGAIN ENOENT EACCES ETIMEDOUT ENETUNREACH EADDRNOTAVAIL ENOBUFS", "EINTR EAGAIN"),
@@ -73,11 +76,15 @@ FAULTS = {                      # the most telling first; then those that nobody
     "openat": ("EMFILE EIO EINTR ENFILE ENOMEM EACCES", ""),
     "poll": ("ENOMEM EINTR EAGAIN EINVAL", "all"),
     "poll-log": ("ENOMEM EINTR", "all"),
+    "prctl": ("EINVAL ENOSYS EACCES", "all"),
     "read-file": ("EIO short EINTR end ENOMEM ESTALE", "short"),
     "read-other": ("EAGAIN EINTR", "all"),
     "read-socket": ("ECONNRESET short EINTR EAGAIN end ETIMEDOUT EHOSTUNREACH ENOMEM EIO", "short EINTR EAGAIN"),
     "recv": ("ECONNRESET short EINTR EAGAIN end ETIMEDOUT ENOMEM EIO", "short EINTR EAGAIN"),
     "recv-drop": ("ECONNRESET", ""),        # the packet is there, but the peer's end comes first, and once
+    "setgroups": ("EPERM ENOMEM", ""),
+    "setresgid": ("EPERM EAGAIN", ""),
+    "setresuid": ("EPERM EAGAIN", ""),
     "setrlimit": ("EPERM EINVAL", "all"),
     "setsockopt": ("ENOBUFS ENOMEM ENOPROTOOPT", ""),
     "shutdown": ("ENOTCONN ENOBUFS", ""),
@@ -92,6 +99,7 @@ FAULTS = {                      # the most telling first; then those that nobody
 FAULTS = {f: Fault(e.split(), set((e if h == "all" else h).split())) for f, (e, h) in FAULTS.items()}
 INDEX = {name: i for i, name in enumerate(sorted(FAULTS))}      # in the shim
 
+DROPS = "chdir chroot setgroups setresgid setresuid".split()     # the first call of each; a second tries to go back
 MUST = "bind epoll_create1 getsockname listen mmap signalfd socket".split()      # without these there is no start
 
 
@@ -329,6 +337,7 @@ class Server:
         self.control.put("speed", max(1, int(speed)))
         self.tick = 1 / max(1, int(speed))      # seconds between two sweeps
         self.binary, self.args = binary, world.args + list(args)
+        self.args = powers.words(binary, self.args) + self.args
         self.proc, self.mark = None, 0
 
     def launch(self):
@@ -808,13 +817,15 @@ class Campaign:
     def start_once(self, function, n, error, times):
         what = "%s %d %s x %d" % (function, n, error, times)
         self.runs += 1
-        s = self.server = Server(self.world, self.binary, speed=SPEED / self.slower)
+        drop = ["--user", "nobody:nogroup", "--chroot", "/"] if os.geteuid() == 0 else []
+        s = self.server = Server(self.world, self.binary, *drop, speed=SPEED / self.slower)
         s.control.arm(function, n, error, times)
         try:
             s.launch()
             met = self.struck(function)
             if s.alive():
-                assert not (met and (function in MUST or (function, error) == ("read-file", "EIO"))), "it has started"
+                must = function in MUST or (function in DROPS and n == 1) or (function, error) == ("read-file", "EIO")
+                assert not (met and must), "it has started"
                 s.ready()
                 s.answer()
                 s.answer(self.world.anyone)
@@ -823,7 +834,7 @@ class Campaign:
                 assert status == 0, "status %r after SIGTERM" % status
                 return met
             lines = [x for x in s.log().splitlines() if not x.startswith("profiling:")]  # gcov's, which finds no descriptor
-            news = [x for x in lines if not re.match("reserved|listening on|descriptors may run out", x)]
+            news = [x for x in lines if not re.match("reserved|listening on|descriptors may run out|a reload will be", x)]
             assert met and error not in FAULTS[function].hidden, "it did not start"
             assert s.proc.returncode in (1, 2), "status %r" % s.proc.returncode
             assert len(news) == 1 and lines[-1:] == news and news[0].startswith("wssd: "), "not one sentence"
@@ -909,7 +920,7 @@ def places(binary):
 
 NAMES = ["help", "start", "stop"] + list(STEPS)
 # what fails in these before or behind the loop
-ONCE = "bind epoll_create1 fflush gethostname getsockname listen mmap setrlimit signalfd".split()
+ONCE = DROPS + "bind epoll_create1 fflush gethostname getsockname listen mmap prctl setrlimit signalfd".split()
 _world = []
 
 

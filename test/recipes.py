@@ -17,7 +17,7 @@ A Box is a machine: mount, PID, network, IPC, UTS and cgroup namespaces. Its roo
 everything is there and whatever is written is gone with the box; /dev, /run, /tmp are empty ones of its own, `lo` is up, and
 lan0 is 192.168.1.1/24. It holds what the chapters before have made: wssd and wssd-selfsign are in PATH (/usr/local/sbin;
 WSSD and WSSD_WRAP count), the pages in /usr/share/wssd/www, dist/wssd.conf is /etc/wssd.conf, and wssd-selfsign has made
-/etc/wssd/cert.pem and key.pem for gateway.lan, localhost and both addresses.
+/etc/wssd/cert.pem and key.pem for gateway.lan, localhost and both addresses, of which the user wssd can read the key.
 
     with recipes.Box() as box:              # Box(systemd=True): systemd is its process 1, units can be started
         box.put(r)                          # all files of a recipe
@@ -50,6 +50,7 @@ import tempfile
 import time
 
 import logs
+import powers
 
 SLOW = logs.SLOW
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -246,14 +247,17 @@ class Box:
                  "cp %s /etc/" % shlex.quote(os.path.join(TOP, "dist", "wssd.conf")),
                  "rm -f /usr/local/sbin/wssd /usr/local/sbin/wssd-selfsign",
                  "cp %s /usr/local/sbin/wssd-selfsign" % shlex.quote(SELFSIGN)]
-        if wrap:
+        more = [w for w in powers.words(WSSD, ["--user"], wrap) if w]
+        if wrap or more:
             lines.append("printf '#!/bin/sh\\nexec %%s \"$@\"\\n' %s > /usr/local/sbin/wssd"
-                         % shlex.quote(wrap + " " + shlex.quote(WSSD)))
+                         % shlex.quote(" ".join([wrap, shlex.quote(WSSD)] + more)))
             lines.append("chmod 755 /usr/local/sbin/wssd")
         else:
             lines.append("cp %s /usr/local/sbin/wssd" % shlex.quote(WSSD))
         lines.append("wssd-selfsign --key /etc/wssd/key.pem --cert /etc/wssd/cert.pem gateway.lan localhost"
                      " 192.168.1.1 127.0.0.1 > /dev/null")
+        lines.append("useradd --system --no-create-home --shell /usr/sbin/nologin wssd")
+        lines.append("chgrp wssd /etc/wssd/key.pem && chmod 640 /etc/wssd/key.pem")
         return "\n".join(lines) + "\n"
 
     def __enter__(self):
@@ -300,7 +304,8 @@ class Box:
     def environment(self, env):
         e = dict(os.environ, PATH=PATH, HOME="/root", LC_ALL="C.UTF-8", **(env or {}))
         e.pop("JOURNAL_STREAM", None)
-        e.setdefault("ASAN_OPTIONS", "abort_on_error=0:exitcode=99")
+        # who has become another user cannot be traced, and that is how leaks are looked for
+        e.setdefault("ASAN_OPTIONS", "abort_on_error=0:exitcode=99:detect_leaks=0")
         return e
 
     def put(self, files, text=None):

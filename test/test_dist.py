@@ -12,6 +12,7 @@ import tempfile
 
 import pytest
 
+import powers
 import recipes
 import wsraw
 from test_newcomer import environment
@@ -76,7 +77,7 @@ def test_sections():
 
 def tags(text, indent=5):
     """The tags of a list: what stands at the indent; the text may begin in the same line."""
-    return re.findall(r"^ {%d}((?:--|/PATH=)\S+(?: [A-Z,\[\]]+)?)(?=\n| {2})" % indent, text, re.M)
+    return re.findall(r"^ {%d}((?:--|/PATH=)\S+(?: [A-Z,:\[\]]+)?)(?=\n| {2})" % indent, text, re.M)
 
 
 def words_of_help(text):
@@ -256,7 +257,7 @@ def test_make_install(nobodys, prefix, certs):
             assert a.read() == b.read()
     program = os.path.join(root, "." + prefix, "sbin", "wssd")
     assert run(*words, program, "--version", cwd="/").startswith("wssd ")
-    proc = subprocess.Popen([program, "--listen", "wss://127.0.0.1:0", "--cert", certs.cert, "--key", certs.key,
+    proc = subprocess.Popen([program, *powers.words(program), "--listen", "wss://127.0.0.1:0", "--cert", certs.cert, "--key", certs.key,
                              "--root", os.path.join(root, "." + prefix, "share", "wssd", "www"), "/echo=echo"],
                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment())
     try:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import re
 import resource
 import signal
@@ -12,6 +13,7 @@ import time
 import pytest
 
 import peers
+import powers
 import wsraw
 
 SLOW = wsraw.SLOW
@@ -374,6 +376,7 @@ def test_example_configuration(wssd, certs, tmp_path):
         text = re.sub(r"(?m)^key .*", "key " + certs.key, text)
         text = re.sub(r"(?m)^client-ca .*", "client-ca " + certs.cert, text)
         text = re.sub(r"(?m)^root .*", "root %s" % www, text)
+        text = re.sub(r"(?m)^user wssd$", "user %s" % pwd.getpwuid(os.geteuid()).pw_name, text)
         r = wssd.bare("--config", config(tmp_path, text), "--check")
         assert r.returncode == 0, r.stderr
 
@@ -1167,7 +1170,7 @@ def test_nobody_reads_the_log(wssd, how):
         os.dup2(os.open("/dev/null", os.O_RDWR), 0)
         os.dup2(0, 1)
         os.closerange(3, 100)
-        os.execv(wssd_binary(), ["wssd", "--listen", "ws://127.0.0.1:%d" % port, "/echo=echo"])
+        os.execv(wssd_binary(), ["wssd", *powers.words(wssd_binary()), "--listen", "ws://127.0.0.1:%d" % port, "/echo=echo"])
     os.close(write)
     try:
         peers.until(lambda: answers(port))

@@ -31,7 +31,8 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
+import powers  # noqa: E402
 from report import FULL_ROUNDS, GROWTH, GROWTH_ROUNDS, METRICS, Results, drawing, figure, keeping, report  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -162,8 +163,8 @@ def program(name):
 
 
 def wssd(w, backend):
-    command = [WSSD, "--listen", "wss://127.0.0.1:0", "--cert", CERT, "--key", KEY, "--max-clients", str(w.slots),
-               "--max-per-ip", "0", "--root", ROOT, "/echo=echo", "/chat=hub"]
+    command = [WSSD, *powers.words(WSSD), "--listen", "wss://127.0.0.1:0", "--cert", CERT, "--key", KEY, "--max-clients",
+               str(w.slots), "--max-per-ip", "0", "--root", ROOT, "/echo=echo", "/chat=hub"]
     if w.name == "stream-1m":
         command.append("/tcp=tcp:127.0.0.1:%d" % backend([path("floor"), "tcp", "--max", "64"]))
     return command, None
@@ -172,8 +173,8 @@ def wssd(w, backend):
 def nginx(w, backend):
     behind = 9  # nobody
     if not w.name.startswith("get"):
-        behind = backend([WSSD, "--listen", "ws://127.0.0.1:0", "--max-clients", "256", "--max-per-ip", "0", "--host", "any",
-                          "/echo=echo"])
+        behind = backend([WSSD, *powers.words(WSSD), "--listen", "ws://127.0.0.1:0", "--max-clients", "256", "--max-per-ip", "0",
+                          "--host", "any", "/echo=echo"])
     conf, port = filled("nginx.conf", BACKEND="127.0.0.1:%d" % behind)
     return [program("nginx"), "-p", BUILD, "-c", conf], port
 

@@ -47,6 +47,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.dirname(HERE))
 import pki  # noqa: E402
+import powers  # noqa: E402
 import wsraw  # noqa: E402
 
 OUT = os.path.join(TOP, "build", "bench", "counts")
@@ -196,11 +197,11 @@ def fixture():
     return pair.key, pair.cert, root
 
 
-def wssd_args(slots=SLOTS):
+def wssd_command(binary, wrap=(), slots=SLOTS):
     """wssd with an echo, a hub and files, on one TLS port and one plain port."""
     key, cert, root = fixture()
-    return ["--listen", "wss://127.0.0.1:0", "--listen", "ws://127.0.0.1:0", "--cert", cert, "--key", key, "--root", root,
-            "--max-clients", str(slots), "--max-per-ip", "0", "--ping", "0", "--timeout", "300", "/echo=echo", "/hub=hub"]
+    return [binary, *powers.words(binary, wrap=wrap), "--listen", "wss://127.0.0.1:0", "--listen", "ws://127.0.0.1:0", "--cert",
+            cert, "--key", key, "--root", root, "--max-clients", str(slots), "--max-per-ip", "0", "--ping", "0", "--timeout", "300", "/echo=echo", "/hub=hub"]
 
 
 def floor_args():
@@ -433,7 +434,7 @@ class Column:
         else:
             wrap = NICE + ["valgrind", "-q", "--tool=callgrind", "--callgrind-out-file=" + out]
             env = dict(os.environ, GLIBC_TUNABLES=NO_REP)
-        command = [self.binary] + (floor_args() if self.floor else wssd_args())
+        command = [self.binary] + floor_args() if self.floor else wssd_command(self.binary, wrap)
         server = Server(command, 1 if self.floor else 2, wrap, env=env, suite=self.suite)
         try:
             work(server, n)
@@ -490,7 +491,7 @@ def calls(binary):
             continue
         found = []
         for n in few, many:
-            server = Server([binary] + wssd_args(), wrap=["strace", "-c", "-f", "-o", out])
+            server = Server(wssd_command(binary), wrap=["strace", "-c", "-f", "-o", out])
             try:
                 work(server, n)
             finally:
@@ -523,7 +524,7 @@ def start(binary, times=50):
     hello = client_hello()
     found = collections.defaultdict(list)
     for i in range(2 * times):
-        server = Server([binary] + wssd_args(), drain=False)
+        server = Server(wssd_command(binary), drain=False)
         try:
             with open("/proc/%d/schedstat" % server.pid()) as f:
                 found["CPU"].append(int(f.read().split()[0]) / 1e6)
@@ -544,7 +545,7 @@ def start(binary, times=50):
 
 def memory(binary):
     """Resident bytes of a server that has just started, by kind."""
-    server = Server([binary] + wssd_args())
+    server = Server(wssd_command(binary))
     try:
         time.sleep(0.3)
         with open("/proc/%d/smaps_rollup" % server.pid()) as f:

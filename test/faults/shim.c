@@ -27,7 +27,9 @@
 #include <link.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <grp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,18 +48,19 @@
 enum { SHORT = 1000, END = 1001 }; /* instead of an errno */
 
 enum function {
-	ACCEPT4, BIND, CLOCK_GETTIME, CLOSE, CONNECT, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, FFLUSH,
+	ACCEPT4, BIND, CHDIR, CHROOT, CLOCK_GETTIME, CLOSE, CONNECT, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, FFLUSH,
 	FSTAT, FSTATAT, GETENTROPY, GETHOSTNAME, GETRLIMIT, GETSOCKNAME, LISTEN, MADVISE, MMAP,
-	OPEN, OPENAT, POLL, POLL_LOG, READ_FILE, READ_OTHER, READ_SOCKET, RECV, RECV_DROP,
-	SETRLIMIT, SETSOCKOPT,
+	OPEN, OPENAT, POLL, POLL_LOG, PRCTL, READ_FILE, READ_OTHER, READ_SOCKET, RECV, RECV_DROP,
+	SETGROUPS, SETRESGID, SETRESUID, SETRLIMIT, SETSOCKOPT,
 	SHUTDOWN, SIGNAL, SIGNALFD, SIGPROCMASK, SOCKET, USLEEP, WRITE_LOG, WRITE_SOCKET, FUNCTIONS
 };
 
 static const char *const names[FUNCTIONS] = {
-	"accept4", "bind", "clock_gettime", "close", "connect", "epoll_create1", "epoll_ctl",
+	"accept4", "bind", "chdir", "chroot", "clock_gettime", "close", "connect", "epoll_create1", "epoll_ctl",
 	"epoll_wait", "fflush", "fstat", "fstatat", "getentropy", "gethostname", "getrlimit",
-	"getsockname", "listen", "madvise", "mmap", "open", "openat", "poll", "poll-log",
-	"read-file", "read-other", "read-socket", "recv", "recv-drop", "setrlimit",
+	"getsockname", "listen", "madvise", "mmap", "open", "openat", "poll", "poll-log", "prctl",
+	"read-file", "read-other", "read-socket", "recv", "recv-drop", "setgroups", "setresgid",
+	"setresuid", "setrlimit",
 	"setsockopt", "shutdown", "signal", "signalfd", "sigprocmask", "socket", "usleep",
 	"write-log", "write-socket" };
 
@@ -210,6 +213,11 @@ strike(enum function f, const void *caller)
 PLAIN(ACCEPT4, int, accept4, (int fd, struct sockaddr *a, socklen_t *n, int flags),
 	(fd, a, n, flags))
 PLAIN(BIND, int, bind, (int fd, const struct sockaddr *a, socklen_t n), (fd, a, n))
+PLAIN(CHDIR, int, chdir, (const char *path), (path))
+PLAIN(CHROOT, int, chroot, (const char *path), (path))
+PLAIN(SETGROUPS, int, setgroups, (size_t n, const gid_t *list), (n, list))
+PLAIN(SETRESGID, int, setresgid, (gid_t r, gid_t e, gid_t s), (r, e, s))
+PLAIN(SETRESUID, int, setresuid, (uid_t r, uid_t e, uid_t s), (r, e, s))
 PLAIN(CONNECT, int, connect, (int fd, const struct sockaddr *a, socklen_t n), (fd, a, n))
 PLAIN(EPOLL_CREATE1, int, epoll_create1, (int flags), (flags))
 PLAIN(EPOLL_CTL, int, epoll_ctl, (int e, int op, int fd, struct epoll_event *ev), (e, op, fd, ev))
@@ -238,7 +246,22 @@ PLAIN(SHUTDOWN, int, shutdown, (int fd, int how), (fd, how))
 PLAIN(SIGNAL, __sighandler_t, signal, (int n, __sighandler_t f), (n, f))
 PLAIN(SIGNALFD, int, signalfd, (int fd, const sigset_t *s, int flags), (fd, s, flags))
 PLAIN(SIGPROCMASK, int, sigprocmask, (int how, const sigset_t *s, sigset_t *old), (how, s, old))
-PLAIN(SOCKET, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+
+/* Those of packets are remembered: the program's filter would not let us ask. */
+static uint8_t packets[65536];
+
+int
+socket(int domain, int type, int protocol)
+{
+	static int (*real)(int, int, int);
+	int fd;
+
+	find(&real, "socket");
+	fd = strike(SOCKET, CALLER) != 0 ? -1 : real(domain, type, protocol);
+	if (fd >= 0 && fd < (int)sizeof packets)
+		packets[fd] = (type & 15) == SOCK_SEQPACKET;
+	return fd;
+}
 
 /* Those that open: no file that the program opens is created. */
 #define OPENS(f, name, parameters, arguments) PLAIN(f, int, name, parameters, arguments)
@@ -250,6 +273,21 @@ OPENS(OPENAT, openat, (int d, const char *p, int flags, ...), (d, p, flags))
 OPENS(OPENAT, openat64, (int d, const char *p, int flags, ...), (d, p, flags))
 OPENS(OPENAT, __openat_2, (int d, const char *p, int flags), (d, p, flags))
 OPENS(OPENAT, __openat64_2, (int d, const char *p, int flags), (d, p, flags))
+
+int
+prctl(int what, ...)
+{
+	static int (*real)(int, ...);
+	unsigned long a[4];
+	va_list ap;
+
+	va_start(ap, what);
+	for (int i = 0; i < 4; i++)
+		a[i] = va_arg(ap, unsigned long);
+	va_end(ap);
+	find(&real, "prctl");
+	return strike(PRCTL, CALLER) != 0 ? -1 : real(what, a[0], a[1], a[2], a[3]);
+}
 
 static enum function
 kind_of(int fd)
@@ -264,10 +302,7 @@ kind_of(int fd)
 static int
 whole(int fd)
 {
-	int type = 0;
-	socklen_t n = sizeof type;
-
-	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type != SOCK_STREAM;
+	return fd >= 0 && fd < (int)sizeof packets && packets[fd];
 }
 
 static enum function

@@ -1,6 +1,6 @@
 /*
  * The configuration: words of a command line and lines of a file through the real table, to the end
- * of check_config, over files that are not there.  exit(2) comes back here.  What was accepted must
+ * of check_config and open_files, and a user looked up, over files that are not there.  exit(2) comes back here.  What was accepted must
  * keep the promises of ws.h; what was not must have been refused with one printable sentence.
  * An input: words, each up to a line feed, then a NUL byte and the file; the byte behind the NUL
  * says how read(2) cuts it.
@@ -209,7 +209,7 @@ check_all(void)
 	CHECK(cf.max_message >= 1 && cf.max_message <= 1 << 28);
 	CHECK(cf.timeout >= 1000 && cf.timeout <= 86400000 && cf.timeout % 1000 == 0);
 	CHECK(cf.ping >= 0 && cf.ping <= 86400000 && cf.ping % 1000 == 0);
-	CHECK((cf.check | cf.verbose | cf.version | cf.help) <= 1);
+	CHECK((cf.check | cf.verbose | cf.version | cf.help | cf.no_sandbox) <= 1);
 	CHECK(cf.root == NULL ? cf.root_fd == -1 : cf.root_fd == FD);
 	CHECK(memchr(cf.hostname, '\0', sizeof cf.hostname) != NULL);
 }
@@ -222,8 +222,16 @@ start(int words, char **word)
 		.ping = 30 };
 	for (int i = 0; i < words; i++)
 		i += take_word("command line: ", 2, word[i], word[i + 1]);
-	if (!cf.version && !cf.help)
-		check_config();
+	if (cf.version || cf.help)
+		return;
+	check_config();
+	if (cf.user != NULL) {
+		long long uid = -1, gid = -1;
+
+		look_up("/etc/passwd", 3, cf.user, &uid, &gid);
+		CHECK(uid >= 0 && uid < UINT32_MAX && gid >= 0 && gid < UINT32_MAX);
+	}
+	open_files();
 }
 
 int

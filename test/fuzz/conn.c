@@ -914,6 +914,7 @@ set_up(void)
 	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
 		take_word("", 2, words[i], NULL);
 	check_config();
+	open_files();
 	reserve();
 	for (unsigned i = 0; i < cf.listeners; i++)
 		cf.listener[i].fd = LISTENER + (int)i;

@@ -25,6 +25,9 @@ import zlib
 
 import seeds
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import powers  # noqa: E402
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(TOP, "build", "fuzz")
@@ -293,7 +296,7 @@ def afl(seconds):
                ASAN_OPTIONS="abort_on_error=1:symbolize=0:detect_leaks=0", UBSAN_OPTIONS="abort_on_error=1:symbolize=0")
     command = ["afl-fuzz", "-i", os.path.join(d, "stream"), "-o", os.path.join(d, "out"), "-V", str(seconds), "-t",
         "5000", "-m",
-               "none", "-x", os.path.join(HERE, "head.dict"), "--", server, "--listen", "ws://127.0.0.1:0", "--timeout", "1",
+               "none", "-x", os.path.join(HERE, "head.dict"), "--", server, *powers.words(server), "--listen", "ws://127.0.0.1:0", "--timeout", "1",
                "--root", os.path.join(d, "www"), "--verbose", "/echo=echo,protocol=a|b", "/hub=hub"]
     r = run(command, env=env)
     stats = os.path.join(d, "out", "default", "fuzzer_stats")

@@ -9,6 +9,7 @@ struct linger {
 	int l_onoff, l_linger;
 };
 
+#include <sys/types.h>
 #include <time.h>
 
 #define O_PATH 010000000
@@ -27,3 +28,8 @@ int madvise(void *p, size_t n, int advice);
 #include <sys/socket.h>
 int accept4(int fd, struct sockaddr *from, socklen_t *length, int flags);
 int getentropy(void *p, size_t n);
+#define RLIMIT_NPROC 6
+int chroot(const char *path);
+int setresgid(gid_t r, gid_t e, gid_t s);
+int setresuid(uid_t r, uid_t e, uid_t s);
+int setgroups(size_t n, const gid_t *list);

@@ -6,6 +6,9 @@
 #include "../../main.c"
 #undef main
 
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 
 #include <cmocka.h>
@@ -144,16 +147,16 @@ networks(void **state)
 
 /* System calls, one of which fails; those of the start do nothing else, and give this descriptor. */
 
-enum call { NONE, SETRLIMIT, SIGNALFD, EPOLL, SOCKET, BIND, LISTENING, NAME, OPENING, POLLING,
+enum failure { NONE, CHROOT, CHDIR, SETGROUPS, SETRESGID, SETRESUID, FILTER, RELOAD, SETRLIMIT, SIGNALFD, EPOLL, SOCKET, BIND, LISTENING, NAME, OPENING, POLLING,
 	GIVING };
 
-static enum call failing;
+static enum failure failing;
 static int error, entropy = 1, accepted = -1, opened, epoll_fails; /* of calls of epoll_ctl */
 static int exited, slept, patience; /* what poll was told to wait */
 static jmp_buf ended;
 
 static int
-result(enum call call, int good)
+result(enum failure call, int good)
 {
 	errno = error;
 	return call == failing ? -1 : good;
@@ -265,7 +268,7 @@ static void
 refusals(void **state)
 {
 	static const struct {
-		enum call call;
+		enum failure call;
 		int error;
 		const char *says;
 	} cases[] = {
@@ -307,6 +310,427 @@ refusals(void **state)
 			assert_int_equal(cf.listener[0].fd, 79);
 		}
 	}
+}
+
+/* Least power. */
+
+static struct {
+	uid_t uid, euid;
+	gid_t gid;
+	int groups, rises, lies; /* supplementary ones; it can get them back; nothing changes */
+	int loads, limits, quiet; /* calls of http_load, setrlimit to 0, PR_SET_DUMPABLE */
+} us;
+static struct sock_filter filter[512];
+static unsigned short filters;
+
+const char *__wrap_http_load(void);
+int __wrap_chroot(const char *path);
+int __wrap_chdir(const char *path);
+uid_t __wrap_getuid(void);
+uid_t __wrap_geteuid(void);
+gid_t __wrap_getgid(void);
+int __wrap_setgroups(size_t n, const gid_t *list);
+int __wrap_setresgid(gid_t r, gid_t e, gid_t s);
+int __wrap_setresuid(uid_t r, uid_t e, uid_t s);
+int __wrap_prctl(int what, ...);
+
+const char *
+__wrap_http_load(void)
+{
+	return failing == RELOAD && us.loads++ > 0 ? "the reason" : NULL;
+}
+
+int
+__wrap_chroot(const char *path)
+{
+	assert_string_equal(path, "/jail");
+	return result(CHROOT, 0);
+}
+
+int
+__wrap_chdir(const char *path)
+{
+	assert_string_equal(path, "/");
+	return result(CHDIR, 0);
+}
+
+uid_t
+__wrap_getuid(void)
+{
+	return us.uid;
+}
+
+uid_t
+__wrap_geteuid(void)
+{
+	return us.euid;
+}
+
+gid_t
+__wrap_getgid(void)
+{
+	return us.gid;
+}
+
+int
+__wrap_setgroups(size_t n, const gid_t *list)
+{
+	assert_true(n == 0 && list == NULL);
+	errno = EPERM;
+	if (us.euid != 0 && !(us.rises & 2))
+		return -1;
+	us.groups = 0;
+	return result(SETGROUPS, 0);
+}
+
+int
+__wrap_setresgid(gid_t r, gid_t e, gid_t s)
+{
+	assert_true(r == e && e == s && r != (gid_t)-1);
+	if (!(us.lies & 2))
+		us.gid = r;
+	return result(SETRESGID, 0);
+}
+
+int
+__wrap_setresuid(uid_t r, uid_t e, uid_t s)
+{
+	errno = EPERM;
+	if (r == (uid_t)-1) {
+		assert_true(e == 0 && s == (uid_t)-1);
+		return us.rises & 1 ? 0 : -1;
+	}
+	assert_true(r == e && e == s);
+	if (us.euid != 0 && us.euid != r)
+		return -1;
+	us.euid = r;
+	if (!(us.lies & 1))
+		us.uid = r;
+	return result(SETRESUID, 0);
+}
+
+int
+__wrap_prctl(int what, ...)
+{
+	va_list ap;
+	const struct sock_fprog *program;
+
+	us.quiet += what == PR_SET_DUMPABLE;
+	if (what != PR_SET_SECCOMP)
+		return 0;
+	va_start(ap, what);
+	assert_int_equal(va_arg(ap, int), SECCOMP_MODE_FILTER);
+	program = va_arg(ap, const struct sock_fprog *);
+	va_end(ap);
+	filters = program->len;
+	assert_true(filters <= sizeof filter / sizeof *filter);
+	memcpy(filter, program->filter, filters * sizeof *filter);
+	return result(FILTER, 0);
+}
+
+/* What the kernel would do with the program, as far as ours has instructions. */
+static uint32_t
+verdict(uint32_t arch, int number, const uint64_t *args)
+{
+	struct seccomp_data data = { .nr = number, .arch = arch };
+	uint32_t a = 0;
+
+	for (int i = 0; i < 6 && args != NULL; i++)
+		data.args[i] = args[i];
+	for (unsigned at = 0; at < filters; at++) {
+		const struct sock_filter *f = &filter[at];
+
+		switch (f->code) {
+		case BPF_LD | BPF_W | BPF_ABS:
+			assert_true(f->k % 4 == 0 && f->k < sizeof data);
+			memcpy(&a, (const char *)&data + f->k, 4);
+			break;
+		case BPF_ALU | BPF_AND | BPF_K:
+			a &= f->k;
+			break;
+		case BPF_JMP | BPF_JEQ | BPF_K:
+			at += a == f->k ? f->jt : f->jf;
+			break;
+		case BPF_RET | BPF_K:
+			return f->k;
+		default:
+			fail();
+		}
+	}
+	fail_msg("the program has no end");
+	return 0;
+}
+
+#ifdef __x86_64__
+static const uint32_t here = AUDIT_ARCH_X86_64;
+#else
+static const uint32_t here = AUDIT_ARCH_AARCH64; /* the others are tried by programs for them */
+#endif
+
+/* Every number: those of the table with what they ask for, and no other; by routes. */
+static void
+filtered_calls(void **state)
+{
+	static const struct {
+		int number, arg;
+		uint64_t good[3], bad[4]; /* values of the argument */
+		int family;               /* 0: always; 3: any backend */
+	} list[] = {
+		{ SYS_openat, 2, { O_RDONLY, O_PATH | O_DIRECTORY | O_NOFOLLOW, 1ULL << 32 | O_CLOEXEC },
+			{ O_WRONLY, O_RDWR, O_CREAT, 1ULL << 32 | O_TRUNC }, 0 },
+		{ SYS_fcntl, 1, { F_SETFD, F_SETFD, F_SETFD }, { F_GETFL, F_SETFL, F_DUPFD, F_SETOWN }, 0 },
+		{ SYS_madvise, 2, { MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED },
+			{ MADV_NORMAL, MADV_FREE, MADV_REMOVE, MADV_HUGEPAGE }, 0 },
+		{ SYS_socket, 0, { AF_INET, AF_INET, AF_INET }, { AF_UNIX, AF_INET6, AF_NETLINK, AF_PACKET },
+			AF_INET },
+		{ SYS_socket, 0, { AF_INET6, AF_INET6, AF_INET6 }, { AF_UNIX, AF_INET, AF_NETLINK, 0 },
+			AF_INET6 },
+		{ SYS_socket, 0, { AF_UNIX, AF_UNIX, AF_UNIX }, { AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK },
+			AF_UNIX },
+		{ SYS_setsockopt, 2, { TCP_NODELAY, TCP_NODELAY, TCP_NODELAY },
+			{ SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_RCVBUF, SO_MARK }, 0 },
+		{ SYS_setsockopt, 2, { TCP_NODELAY, SO_LINGER, TCP_NODELAY },
+			{ SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_RCVBUF, SO_MARK }, 3 },
+		{ SYS_setsockopt, 2, { TCP_NODELAY, SO_LINGER, SO_PEEK_OFF },
+			{ SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_RCVBUF, SO_MARK }, AF_UNIX },
+	};
+	static const int always[] = { SYS_read, SYS_write, SYS_sendto, SYS_ppoll, SYS_epoll_pwait,
+		SYS_epoll_ctl, SYS_restart_syscall, SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime,
+		SYS_accept4, SYS_getrandom, SYS_shutdown, SYS_close, SYS_newfstatat, SYS_fstat, SYS_statx,
+		SYS_exit_group,
+#ifdef __x86_64__
+		SYS_poll, SYS_epoll_wait, SYS_time,
+#endif
+	};
+	static const int backends_only[] = { SYS_recvfrom, SYS_connect };
+	static const sa_family_t families[] = { 0, AF_INET, AF_INET6, AF_UNIX };
+	const struct config before = cf;
+
+	(void)state;
+	for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+		const sa_family_t family = families[f];
+		unsigned seen = 0, plain = 0;
+
+		failing = NONE;
+		cf.routes = 1;
+		cf.route[0].backend = &backends[family == 0 ? 0 : family == AF_UNIX ? 3 : 2];
+		cf.route[0].addr.sa.sa_family = family;
+		assert_int_equal(filter_calls(), 1);
+		for (int number = 0; number < 1100; number++) {
+			int want = 0, checked = 0;
+
+			for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+				want |= always[i] == number;
+			for (size_t i = 0; i < 2 && family != 0; i++)
+				want |= backends_only[i] == number;
+			for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+				checked |= list[i].number == number;
+			assert_int_equal(verdict(here ^ 1, number, NULL), SECCOMP_RET_KILL_PROCESS);
+			assert_int_equal(verdict(here, number | 0x40000000, NULL), SECCOMP_RET_KILL_PROCESS);
+#ifdef SYS_open
+			checked |= number == SYS_open;
+#endif
+			if (checked)
+				continue;
+			if (number == SYS_mmap || number == SYS_brk)
+				assert_int_equal(verdict(here, number, NULL), SECCOMP_RET_ERRNO | ENOMEM);
+			else
+				assert_int_equal(verdict(here, number, NULL),
+					want ? SECCOMP_RET_ALLOW : SECCOMP_RET_KILL_PROCESS);
+			plain += (unsigned)want;
+		}
+		assert_int_equal(plain, sizeof always / sizeof *always + (family != 0 ? 2 : 0));
+		for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+			uint64_t args[6] = { 77, 77, 77, 77, 77, 77 };
+
+			for (int k = 0; k < 4; k++) {
+				args[list[i].arg] = list[i].bad[k];
+				if (list[i].family == family || list[i].number != SYS_socket)
+					assert_int_equal(verdict(here, list[i].number, args),
+						SECCOMP_RET_KILL_PROCESS);
+			}
+			for (int k = 0; k < 3; k++) {
+				args[list[i].arg] = list[i].good[k];
+				if (list[i].family == 0 || list[i].family == family ||
+					(list[i].family == 3 && family != 0)) {
+					assert_int_equal(verdict(here, list[i].number, args),
+						SECCOMP_RET_ALLOW);
+					seen++;
+				}
+			}
+			if (list[i].number == SYS_socket && list[i].family != family) {
+				args[0] = list[i].good[0];
+				assert_int_equal(verdict(here, SYS_socket, args), SECCOMP_RET_KILL_PROCESS);
+			}
+		}
+		assert_true(seen >= 12);
+		if (family == 0) {
+			uint64_t args[6] = { 1, SOL_SOCKET, SO_LINGER };
+
+			assert_int_equal(verdict(here, SYS_setsockopt, args), SECCOMP_RET_KILL_PROCESS);
+		}
+	}
+	cf = before;
+}
+
+/* A file such as /etc/passwd: what it says, and what it does not. */
+static void
+looking_up(void **state)
+{
+	static const char text[] = "root:x:0:0:root:/root:/bin/sh\n\n#no:x:1:1\nempty:x::7::/:/x\nminus:x:-1:5:\n"
+				   "big:x:4294967295:0::\nletters:x:12:3x::\nletters:x:13:4::\n+:::\nwssd:x:101:102::/:/x\n"
+				   "twice:x:5:6\ntwice:x:7:8\nlast:x:4294967294:9";
+	static const struct {
+		const char *name;
+		int column;
+		long long id, group; /* -1: the sentence is `says` */
+		const char *says;
+	} cases[] = {
+		{ "root", 3, 0, 0, NULL }, { "wssd", 3, 101, 102, NULL }, { "wssd", 2, 101, 101, NULL },
+		{ "101", 3, 101, 102, NULL }, { "4711", 3, 4711, 4711, NULL }, { "twice", 3, 5, 6, NULL },
+		{ "7", 3, 7, 8, NULL }, { "letters", 3, 13, 4, NULL }, { "letters", 2, 12, 12, NULL },
+		{ "last", 3, 4294967294, 9, NULL }, { "12", 3, 12, 12, NULL },
+		{ "roo", 3, -1, 0, "wssd: --user roo: is unknown\n" },
+		{ "root:", 3, -1, 0, "wssd: --user root:: is unknown\n" },
+		{ "", 3, -1, 0, "wssd: --user : is unknown\n" },
+		{ "empty", 3, -1, 0, "wssd: --user empty: is unknown\n" },
+		{ "minus", 3, -1, 0, "wssd: --user minus: is unknown\n" },
+		{ "-1", 3, -1, 0, "wssd: --user -1: is unknown\n" },
+		{ "big", 2, -1, 0, "wssd: --user :big: is unknown\n" },
+		{ "4294967295", 3, -1, 0, "wssd: --user 4294967295: is unknown\n" },
+		{ "+", 3, -1, 0, "wssd: --user +: is unknown\n" },
+		{ "x", 3, -1, 0, "wssd: --user x: is unknown\n" },
+	};
+	char name[] = "/tmp/wssd-unit-XXXXXX";
+	int fd = mkstemp(name);
+	volatile long long id, group;
+
+	(void)state;
+	assert_int_equal(syscall(SYS_write, fd, text, sizeof text - 1), sizeof text - 1);
+	close(fd);
+	for (volatile size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		long long a = -5, b = -5;
+
+		id = group = -1;
+		if (setjmp(ended) == 0) {
+			look_up(name, cases[i].column, cases[i].name, &a, &b);
+			id = a;
+			group = b;
+			assert_int_equal(id, cases[i].id);
+			assert_int_equal(group, cases[i].group);
+		} else {
+			assert_int_equal(exited, 1);
+			assert_string_equal(said, cases[i].says);
+		}
+		assert_int_equal(id == -1, cases[i].id == -1);
+	}
+	unlink(name);
+	for (volatile int numeric = 0; numeric < 2; numeric++) {
+		long long a = -5, b = -5;
+
+		if (setjmp(ended) == 0) {
+			look_up("/nowhere/passwd", 3, numeric ? "5" : "root", &a, &b);
+			assert_true(numeric && a == 5 && b == 5);
+		} else {
+			assert_false(numeric);
+			assert_string_equal(said, "wssd: /nowhere/passwd: No such file or directory\n");
+		}
+	}
+}
+
+/* Each step of confine() that fails ends the start, and one that lies is found out. */
+static void
+confining(void **state)
+{
+	enum { KEPT = -1, OUT = -2 }; /* uid and gid stay as they were; the start ends */
+	static const struct {
+		uid_t uid, euid; /* before */
+		const char *user, *chroot;
+		enum failure failing;
+		int rises, lies, check, loose; /* loose: --no-sandbox */
+		int status, after;             /* after: uid and gid, KEPT or OUT */
+		const char *says;
+	} cases[] = {
+		{ 7, 7, NULL, NULL, NONE, 0, 0, 0, 0, 0, KEPT, NULL },
+		{ 7, 7, NULL, NULL, NONE, 0, 0, 1, 0, 0, KEPT, NULL },
+		{ 7, 7, "7:7", NULL, NONE, 0, 0, 1, 0, 0, 7, NULL },
+		{ 7, 7, "8:8", NULL, NONE, 0, 0, 1, 0, 1, OUT, "cannot become that user: Operation not permitted\n" },
+		{ 0, 0, NULL, NULL, NONE, 0, 0, 0, 0, 2, OUT,
+			"--user: is missing: root must name another one, or itself\n" },
+		{ 7, 0, NULL, NULL, NONE, 0, 0, 0, 0, 2, OUT,
+			"--user: is missing: root must name another one, or itself\n" },
+		{ 0, 0, "root", NULL, NONE, 3, 0, 0, 0, 0, 0, NULL },
+		{ 0, 0, "4711", NULL, NONE, 0, 0, 1, 0, 0, 4711, NULL },
+		{ 0, 0, "4711", "/jail", NONE, 0, 0, 0, 0, 0, 4711, NULL },
+		{ 0, 0, "4711", NULL, NONE, 0, 0, 1, 1, 0, 4711, NULL },
+		{ 0, 0, "4711:0", NULL, NONE, 0, 0, 1, 1, 0, OUT + 0, NULL },
+		{ 0, 0, "4711", "/jail", CHROOT, 0, 0, 1, 0, 1, OUT, "--chroot /jail: Operation not permitted\n" },
+		{ 0, 0, "4711", "/jail", CHDIR, 0, 0, 1, 0, 1, OUT, "--chroot /jail: Operation not permitted\n" },
+		{ 0, 0, "4711", NULL, SETGROUPS, 0, 0, 1, 0, 1, OUT, "cannot become that user: Operation not permitted\n" },
+		{ 0, 0, "4711", NULL, SETRESGID, 0, 0, 1, 0, 1, OUT, "cannot become that user: Operation not permitted\n" },
+		{ 0, 0, "4711", NULL, SETRESUID, 0, 0, 1, 0, 1, OUT, "cannot become that user: Operation not permitted\n" },
+		{ 0, 0, "4711", NULL, NONE, 1, 0, 1, 0, 1, OUT, "user: could be root again\n" },
+		{ 0, 0, "4711", NULL, NONE, 2, 0, 1, 0, 1, OUT, "user: could be root again\n" },
+		{ 0, 0, "4711", NULL, NONE, 0, 1, 1, 0, 1, OUT, "user: could be root again\n" },
+		{ 0, 0, "4711", NULL, NONE, 0, 2, 1, 0, 1, OUT, "user: could be root again\n" },
+		{ 0, 0, "4711", NULL, FILTER, 0, 0, 1, 0, 0, 4711,
+			"system calls are not filtered: Operation not permitted\n" },
+		{ 0, 0, "4711", NULL, RELOAD, 0, 0, 1, 0, 0, 4711, "a reload will be refused: the reason\n" },
+		{ 0, 0, "root", NULL, RELOAD, 0, 0, 1, 0, 0, 0, NULL },
+	};
+	const struct config before = cf;
+
+	(void)state;
+	for (volatile size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		static char user[32], jail[32];
+		const volatile int gid = cases[i].uid == 0 ? 0 : 7;
+		volatile int status = 0;
+
+		memset(&us, 0, sizeof us);
+		us.uid = cases[i].uid;
+		us.euid = cases[i].euid;
+		us.gid = (gid_t)gid;
+		us.groups = 5;
+		us.rises = cases[i].rises;
+		us.lies = cases[i].lies;
+		snprintf(user, sizeof user, "%s", cases[i].user != NULL ? cases[i].user : "");
+		snprintf(jail, sizeof jail, "%s", cases[i].chroot != NULL ? cases[i].chroot : "");
+		cf.user = cases[i].user != NULL ? user : NULL;
+		cf.chroot = cases[i].chroot != NULL ? jail : NULL;
+		cf.check = cases[i].check;
+		cf.no_sandbox = cases[i].loose;
+		cf.listeners = 0;
+		cf.routes = 0;
+		cf.max_clients = 1;
+		cf.max_message = 1;
+		filters = 0;
+		said[0] = '\0';
+		failing = cases[i].failing;
+		error = EPERM;
+		if (setjmp(ended) == 0)
+			confine();
+		else
+			status = exited;
+		failing = NONE;
+		assert_int_equal(status, cases[i].status);
+		if (cases[i].says != NULL)
+			assert_string_equal(said + (status != 0 ? strlen("wssd: ") : 0), cases[i].says);
+		if (status != 0) {
+			assert_int_equal(filters, 0);
+			continue;
+		}
+		if (cases[i].after != OUT) {
+			assert_int_equal(us.uid, cases[i].after == KEPT ? cases[i].uid : (uid_t)cases[i].after);
+			assert_int_equal(us.gid, cases[i].after == KEPT ? gid : cases[i].after);
+		} else { /* 4711:0 */
+			assert_int_equal(us.uid, 4711);
+			assert_int_equal(us.gid, 0);
+		}
+		assert_int_equal(us.groups, cases[i].euid == 0 && us.uid != 0 ? 0 : 5);
+		assert_int_equal(filters > 0, !cases[i].loose);
+		assert_int_equal(us.quiet, !cases[i].loose);
+	}
+	cf = before;
 }
 
 /* Without /dev/null it goes on: whoever starts it has given it the descriptors below 3. */
@@ -666,6 +1090,9 @@ main(void)
 		cmocka_unit_test(line_of_an_end),
 		cmocka_unit_test(networks),
 		cmocka_unit_test(refusals),
+		cmocka_unit_test(filtered_calls),
+		cmocka_unit_test(looking_up),
+		cmocka_unit_test(confining),
 		cmocka_unit_test(no_devices),
 		cmocka_unit_test(no_poll),
 		cmocka_unit_test(no_wait),
