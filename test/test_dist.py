@@ -1,4 +1,5 @@
-"""What a packager takes: manual pages, `make install`, the example configuration, units of systemd, Debian's package."""
+"""What a packager takes: manual pages, `make install`, the example configuration, units of systemd, Debian's package,
+OpenWrt's recipes."""
 
 import glob
 import hashlib
@@ -466,3 +467,248 @@ def test_the_debian_package():
         assert box.run("sha256sum /etc/wssd/key.pem").stdout != key
         box.run("touch /etc/wssd/devices && dpkg -P wssd", timeout=120)  # what somebody else made stays
         assert box.run("ls /etc/wssd").stdout == "devices\n"
+
+
+# ---------------------------------------------------------------------------------------------- OpenWrt
+
+# What rc.common, UCI and procd are to an init script: enough of them to see what it asks for. An option file is shell text
+# with the three commands config, option and list.
+RC_COMMON = r"""
+config() { _section=$2; _sections="$_sections $1:$2"; }
+option() { eval "_option_${_section}_$1=\$2"; }
+list() {
+	eval "_n=\$((\${_count_${_section}_$1:-0} + 1))"
+	eval "_count_${_section}_$1=$_n; _item_${_section}_$1_$_n=\$2"
+}
+config_load() { . "/etc/config/$1"; }
+config_get() { eval "$1=\"\${_option_$2_$3:-\$4}\""; }
+config_get_bool() {
+	eval "_b=\"\${_option_$2_$3:-\$4}\""
+	case $_b in 1 | on | true | yes | enabled) eval "$1=1" ;; *) eval "$1=0" ;; esac
+}
+config_foreach() { for _s in $_sections; do test "${_s%%:*}" != "$2" || "$1" "${_s#*:}"; done; }
+config_list_foreach() {
+	eval "local _i=0 _name=_item_$1_$2 _last=\${_count_$1_$2:-0}"
+	local _f=$3
+	shift 3
+	while test "$_i" -lt "$_last"; do
+		_i=$((_i + 1))
+		eval "_v=\$${_name}_$_i"
+		"$_f" "$_v" "$@"
+	done
+}
+procd_append_param() {
+	_p=$1
+	shift
+	printf "$_p %s\n" "$@"
+}
+procd_set_param() { procd_append_param "$@"; }
+procd_open_instance() { echo "instance $1"; }
+procd_close_instance() { echo close; }
+procd_send_signal() { echo "signal $*"; }
+procd_add_reload_trigger() { echo "trigger $*"; }
+extra_command() { _more=" $1 "; }
+logger() { cat >&2; }
+. "$1"
+test "$USE_PROCD" = 1 || exit
+case $2 in
+start) start_service ;;
+triggers) service_triggers ;;
+"$_more" | renew) "$2" ;;
+esac
+"""
+
+EVERYTHING = """
+config wssd 'one'
+	list listen 'wss://127.0.0.1:0'
+	list listen 'ws://127.0.0.1:0'
+	option cert '/etc/wssd/sub/c.pem'
+	option key '/etc/wssd/sub/k.pem'
+	list name 'a.lan'
+	list name '10.1.2.3'
+	option user 'nobody:nogroup'
+	option max_per_ip '0'
+	option timeout '7'
+	option ping '90'
+	option verbose 'yes'
+	list origin 'https://a.lan'
+	list origin 'https://b.lan'
+	list host 'a.lan'
+	list route '/x=hub,ring=1000000'
+	list route "/y=unix:/tmp/it's here"
+
+config wssd 'two'
+	option enabled '0'
+	list listen 'nowhere'
+
+config wssd 'three'
+	option selfsigned '0'
+	option user 'nobody'
+	list listen 'ws://127.0.0.1:0'
+	list route '/echo=echo'
+"""
+
+
+def router(box):
+    """Makes a router of a box: busybox for all tools, the init script and its configuration in place."""
+    box.run("rm -rf /etc/wssd /etc/wssd.conf; ln -s /usr/local/sbin/wssd /usr/sbin/wssd; "
+            "mkdir -p /opt/bin /etc/config /lib/functions; busybox --install -s /opt/bin")
+    box.put("/lib/functions/network.sh", "network_get_ipaddr() { eval \"$1=192.168.1.1\"; }\n")
+    box.put("/etc/rc.common", RC_COMMON)
+    box.put("/etc/init.d/wssd", read("dist", "openwrt", "wssd", "files", "wssd.init"))
+    box.put("/etc/config/wssd", read("dist", "openwrt", "wssd", "files", "wssd.config"))
+
+
+def init(box, action):
+    """The instances that procd would have: [{parameter: [value...]}], and what else was said."""
+    r = box.run("PATH=/opt/bin:/usr/local/sbin /bin/busybox ash -e /etc/rc.common /etc/init.d/wssd " + action)
+    assert "rror" not in r.stderr and "not found" not in r.stderr, r.stderr
+    instances, other = [], []
+    for line in r.stdout.splitlines():
+        word, _, value = line.partition(" ")
+        if word == "instance":
+            instances.append({"name": [value]})
+        elif word == "close" or not instances:
+            other.append(line)
+        else:
+            instances[-1].setdefault(word, []).append(value)
+    assert other.count("close") == len(instances)
+    return instances, [line for line in other if line != "close"]
+
+
+def test_the_router():
+    """The configuration as it is shipped: a certificate at the first start, a command line that the server takes."""
+    with recipes.Box() as box:
+        router(box)
+        assert init(box, "triggers") == ([], ["trigger wssd"])
+        (one,), _ = init(box, "start")
+        assert one["name"] == ["main"] and one["stderr"] == ["1"] and "nofile=65536 65536" in one["limits"]
+        assert box.run("stat -c '%U %G %a' /etc/wssd/key.pem").stdout == "root wssd 640\n"
+        words = one["command"]
+        assert words[0] == "/usr/sbin/wssd" and words[-2:] == ["/echo=echo", "/chat=hub"]
+        assert box.run(words + ["--check"]).stderr == ""
+        names = box.run("openssl x509 -noout -ext subjectAltName -in /etc/wssd/cert.pem").stdout
+        assert "DNS:gateway.lan" in names and "IP Address:192.168.1.1" in names
+        before = box.run("cat /etc/wssd/cert.pem").stdout
+
+        listen = words.index("wss://[::]:8443") - 1  # a box has no IPv6 of its own, perhaps
+        job = box.start(words[:listen] + words[listen + 2:])
+        job.wait_log("listening on")
+        with box.net():
+            with wsraw.connect(8443, True) as c:
+                c.open("/echo").send_text("routed")
+                c.expect_text("routed")
+        assert init(box, "start")[0] == [one] and init(box, "renew") == ([], ["signal wssd * HUP"])
+        assert box.run("cat /etc/wssd/cert.pem").stdout == before
+        job.end()
+
+
+def test_what_a_router_may_have():
+    with recipes.Box() as box:
+        router(box)
+        box.put("/etc/config/wssd", EVERYTHING)
+        (one, three), _ = init(box, "start")
+        assert one["command"] == [
+            "/usr/sbin/wssd", "--listen", "wss://127.0.0.1:0", "--listen", "ws://127.0.0.1:0", "--origin", "https://a.lan",
+            "--origin", "https://b.lan", "--host", "a.lan", "--cert", "/etc/wssd/sub/c.pem", "--key", "/etc/wssd/sub/k.pem",
+            "--max-per-ip", "0", "--timeout", "7", "--ping", "90", "--user", "nobody:nogroup", "--verbose",
+            "/x=hub,ring=1000000", "/y=unix:/tmp/it's here"]
+        assert three["command"] == ["/usr/sbin/wssd", "--listen", "ws://127.0.0.1:0", "--user", "nobody", "/echo=echo"]
+        for instance in one, three:
+            assert box.run(instance["command"] + ["--check"]).stderr == ""
+        assert box.run("stat -c '%U %G %a' /etc/wssd/sub/k.pem").stdout == "root nogroup 640\n"
+        assert "IP Address:10.1.2.3" in box.run("openssl x509 -noout -text -in /etc/wssd/sub/c.pem").stdout
+        box.put("/etc/config/wssd", EVERYTHING.replace("/x=hub,", "/x=hab,"))
+        assert box.run(init(box, "start")[0][0]["command"] + ["--check"], check=False).returncode == 2
+
+
+def test_a_router_can_say_all_that_help_says(wssd):
+    """Each option is one of UCI's, or one that a service has no use for."""
+    script = read("dist", "openwrt", "wssd", "files", "wssd.init")
+    known = {w.replace("_", "-") for m in re.findall(r"^(?:VALUES|LISTS|FLAGS)='(.*)'$", script, re.M) for w in m.split()}
+    assert known | {"config", "check", "version", "help"} == \
+        {o.split()[0][2:] for o in words_of_help(wssd.bare("--help").stdout)[0]}
+
+
+SDK_RULES = """
+INCLUDE_DIR := $(TOPDIR)/include
+STAGING_DIR := $(TOPDIR)/staging
+PKG_BUILD_DIR = $(TOPDIR)/build
+TARGET_CC := gcc
+TARGET_AR := gcc-ar
+TARGET_CFLAGS := -O0 -DTARGET
+TARGET_CPPFLAGS := -DCPP
+TARGET_LDFLAGS := -Wl,-z,now
+TARGET_CONFIGURE_OPTS = CC="$(TARGET_CC)" AR="$(TARGET_AR)"
+FPIC := -fPIC
+PKG_JOBS := -j2
+SOURCE_DATE_EPOCH := 1700000000
+INSTALL_DIR := install -d -m0755
+INSTALL_BIN := install -m0755
+INSTALL_DATA := install -m0644
+INSTALL_CONF := install -m0600
+CP := cp -fpR
+"""
+SDK_PACKAGE = """
+MAKE_FLAGS = $(TARGET_CONFIGURE_OPTS)
+define Build/Compile/Default
+	+CFLAGS="$(TARGET_CFLAGS)" LDFLAGS="$(TARGET_LDFLAGS)" $(MAKE) $(PKG_JOBS) -C $(PKG_BUILD_DIR) $(MAKE_FLAGS) $(1)
+endef
+define Build/Compile
+	$(call Build/Compile/Default,)
+endef
+define BuildPackage
+compile:
+	$$(call Build/Compile)
+dev:
+	$$(call Build/InstallDev,$(TOPDIR)/dev)
+install:
+	$$(call Package/$(1)/install,$(TOPDIR)/root)
+endef
+"""
+
+
+def sdk(top):
+    """What of OpenWrt's SDK our recipes use, by what its documentation says of each."""
+    for name, text in (("rules.mk", SDK_RULES), ("include/package.mk", SDK_PACKAGE)):
+        os.makedirs(os.path.dirname(top / name), exist_ok=True)
+        (top / name).write_text(text)
+    return lambda recipe, *words: run("make", "-C", os.path.join(TOP, "dist", "openwrt", recipe), "TOPDIR=%s" % top, *words)
+
+
+def test_the_recipe_of_wssd(tmp_path):
+    """Its variables reach the compiler, BearSSL is the one of the SDK, and the files go where they belong."""
+    make = sdk(tmp_path)
+    shutil.copytree(TOP, tmp_path / "build", ignore=shutil.ignore_patterns("test", "build", "*.o", "wssd*", ".git", "www"))
+    shutil.copytree(os.path.join(TOP, "dist", "www"), tmp_path / "build" / "dist" / "www")
+    os.makedirs(tmp_path / "staging" / "usr" / "lib")
+    shutil.copy(run("cc", "-print-file-name=libbearssl.a").strip(), tmp_path / "staging" / "usr" / "lib")
+    text = make("wssd", "compile")
+    lines = [line for line in text.splitlines() if line.startswith("gcc ")]
+    assert len(lines) == 6 and all("-O0 -DTARGET -DCPP" in line and "FORTIFY" not in line for line in lines if "-c" in line)
+    assert all("%s/staging/usr/include" % tmp_path in line for line in lines if " -c " in line)
+    assert "bearssl" not in run("ldd", tmp_path / "build" / "wssd")
+    make("wssd", "install")
+    root = tmp_path / "root"
+    assert tree(root) == {
+        "usr/sbin/wssd": 0o755, "usr/sbin/wssd-selfsign": 0o755, "etc/config/wssd": 0o600, "etc/init.d/wssd": 0o755,
+        **{f: mode for f, mode in ((("usr/" + f), m) for f, m in INSTALLED.items()) if "/www/" in f}}
+    assert os.path.isdir(root / "etc" / "wssd")
+
+
+def test_the_recipe_of_bearssl(tmp_path):
+    """With a Makefile in BearSSL's place that says what it was asked for."""
+    make = sdk(tmp_path)
+    for name, text in (("Makefile", "lib:\n\t@mkdir -p build; echo '$(CC) $(AR) $(CFLAGS)' | tee build/libbearssl.a\n"),
+                       ("inc/bearssl.h", "")):
+        os.makedirs(os.path.dirname(tmp_path / "build" / name), exist_ok=True)
+        (tmp_path / "build" / name).write_text(text)
+    assert re.search(r"^gcc gcc-ar -W -Wall -O0 -DTARGET -DCPP -fPIC$", make("bearssl", "compile"), re.M)
+    make("bearssl", "dev")
+    assert set(tree(tmp_path / "dev")) == {"usr/include/bearssl.h", "usr/lib/libbearssl.a"}
+
+
+def test_versions_are_the_same():
+    version = re.search(r'#define WSSD_VERSION "(.*)"', read("ws.h")).group(1)
+    assert "PKG_VERSION:=%s\n" % version in read("dist", "openwrt", "wssd", "Makefile")
+    assert read("dist", "debian", "changelog").startswith("wssd (%s-" % version)
