@@ -378,6 +378,7 @@ def test_the_unit_runs():
         assert box.run("ps -o user= -p " + pid).stdout.strip() == "wssd"
         assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == int(status["CapAmb"], 16) == 0
         assert status["NoNewPrivs"] == "1" and int(status["Seccomp"]) == 2
+        assert not re.search("not filtered|will be refused", journal(box))  # its own filter works in that of the unit
 
         before = box.run("cat /etc/wssd/cert.pem").stdout
         box.run("systemctl reload wssd")
