@@ -73,13 +73,15 @@ span(const unsigned char *b, size_t i, size_t n, const char *set)
 int
 http_scan(const unsigned char *b, size_t from, size_t to, uint8_t *scan)
 {
-	for (size_t i = from; i < to; i++) {
-		int next = b[i] == "\r\n\r\n"[*scan];
+	uint8_t s = *scan;
 
-		if (!next && (*scan % 2 == 1 || (b[i] < ' ' && b[i] != '\t') || b[i] == 127))
+	for (size_t i = from; i < to; i++) {
+		int next = b[i] == "\r\n\r\n"[s];
+
+		if (!next && (s % 2 == 1 || (b[i] < ' ' && b[i] != '\t') || b[i] == 127))
 			return -400; /* 9112 2.2: a CR or LF alone ends nothing */
-		*scan = next ? (uint8_t)(*scan + 1) : 0;
-		if (*scan == 4)
+		*scan = s = next ? (uint8_t)(s + 1) : 0;
+		if (s == 4)
 			return (int)(i + 1);
 	}
 	return 0;
@@ -229,19 +231,19 @@ reply(struct conn *c, int status, const char *why, const char *fields)
 {
 	size_t room, i = 0;
 	char *p = (char *)tls_room(c, &room);
-	int bare = status == 101 || status == 200 || status == 304, n, body;
+	int bare = status == 101 || status == 200 || status == 304, n, text;
 
 	while (atoi(statuses[i]) != status)
 		i++;
 	c->keep &= status == 200 || status == 301 || status == 304 || status == 404;
-	n = snprintf(p, room, "HTTP/1.1 %s\r\n%s%s", statuses[i], fields,
-		c->keep || status == 101 ? "" : "Connection: close\r\n");
+	text = bare ? 0 : (int)strlen(statuses[i]) + 1;
+	n = snprintf(p, room, "HTTP/1.1 %s\r\n%s%s%s", statuses[i], fields,
+		c->keep || status == 101 ? "" : "Connection: close\r\n", bare ? "\r\n" : "");
 	if (!bare)
 		n += snprintf(p + n, room - (size_t)n,
-			"Content-Type: text/plain\r\nContent-Length: %zu\r\n",
-			strlen(statuses[i]) + 1);
-	body = snprintf(p + n, room - (size_t)n, "\r\n%s\n", statuses[i]);
-	tls_put(c, (size_t)(n + (bare || c->bodiless ? 2 : body)));
+			"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s\n", text,
+			statuses[i]);
+	tls_put(c, (size_t)(c->bodiless ? n - text : n));
 	c->status = (uint16_t)status;
 	c->why = why;
 	c->left = c->text = c->scan = 0;
@@ -524,13 +526,14 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 
 	if (h->method > 1)
 		return reply(c, 405, "method on a file", "Allow: GET, HEAD\r\n");
-	snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
 	errno = 0;
 	if (strstr(path, "//") == NULL && strstr(path, "/.") == NULL)
 		c->bfd = open_file(path, &st);
 	if (S_ISDIR(st.st_mode) && b[h->path_end - 1] != '/' && !h->escaped &&
-		strlen(path) < REPLY_MAX / 4)
+		strlen(path) < REPLY_MAX / 4) {
+		snprintf(fields, sizeof fields, "Location: %s/\r\n", path);
 		return reply(c, 301, "directory", fields);
+	}
 	if (c->bfd < 0 || !S_ISREG(st.st_mode)) /* it may have been exchanged meanwhile */
 		return reply(c, errno == EMFILE || errno == ENFILE ? 503 : 404, "no such file", "");
 	snprintf(tag, sizeof tag, "W/\"%llx-%lx-%llx\"", (unsigned long long)st.st_mtim.tv_sec,
@@ -540,21 +543,20 @@ file(struct conn *c, unsigned char *b, const struct head *h)
 			"Set-Cookie: __Host-wssd=%.*s; Path=/; Secure; HttpOnly; "
 			"SameSite=Strict\r\n",
 			h->last[AUTHORIZATION].value_end - h->basic, (const char *)b + h->basic);
-	snprintf(fields, sizeof fields, "ETag: %s\r\n%s", tag + 2, cookie);
+	end = b[h->path_end - 1] == '/' ? ".html" : strrchr(path, '.');
+	for (size_t i = 0; end != NULL && i < sizeof types / sizeof types[0]; i++)
+		if (strcasecmp(end, types[i][0]) == 0)
+			type = types[i][1];
+	snprintf(fields, sizeof fields,
+		"Content-Type: %s%s\r\nContent-Length: %llu\r\n"
+		"X-Content-Type-Options: nosniff\r\nETag: %s\r\n%s",
+		type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
+		(unsigned long long)st.st_size, tag + 2, cookie);
 	/* RFC 9110 13.1.2: compared as weak ones */
 	if (says(b, h, IF_NONE_MATCH, tag) || says(b, h, IF_NONE_MATCH, tag + 2) ||
 		says(b, h, IF_NONE_MATCH, "*")) {
-		reply(c, 304, "not modified", fields);
+		reply(c, 304, "not modified", strstr(fields, "ETag: "));
 	} else {
-		end = b[h->path_end - 1] == '/' ? ".html" : strrchr(path, '.');
-		for (size_t i = 0; end != NULL && i < sizeof types / sizeof types[0]; i++)
-			if (strcasecmp(end, types[i][0]) == 0)
-				type = types[i][1];
-		snprintf(fields, sizeof fields,
-			"Content-Type: %s%s\r\nContent-Length: %llu\r\nETag: %s\r\n"
-			"X-Content-Type-Options: nosniff\r\n%s",
-			type, strncmp(type, "text/", 5) == 0 ? "; charset=utf-8" : "",
-			(unsigned long long)st.st_size, tag + 2, cookie);
 		reply(c, 200, "served", fields);
 		c->left = c->bodiless ? 0 : (uint64_t)st.st_size;
 	}
@@ -590,7 +592,7 @@ step_head(struct conn *c)
 	status = end > 0 ? http_parse(b, c->text, &h) : end < 0 ? 400 : 431;
 	count.requests++;
 	c->bodiless = h.method == 1;
-	snprintf(c->path, sizeof c->path, "%s", status == 0 ? (const char *)b + h.path : "");
+	memccpy(c->path, status == 0 ? (const char *)b + h.path : "", '\0', sizeof c->path - 1);
 	if (status != 0)
 		return reply(c, status, status == 431 ? "head too large" : "malformed request", "");
 	for (char *q = c->path; (q = strchr(q, ' ')) != NULL;)

@@ -85,7 +85,7 @@ MUTANTS = [
            "ring_lemma", "no live entry is overwritten"),
     Mutant("scan-past", "http.c", "for (size_t i = from; i < to; i++) {", "for (size_t i = from; i <= to; i++) {", "scan",
            "no byte behind a piece is looked at"),
-    Mutant("scan-end", "http.c", "if (*scan == 4)", "if (*scan == 5)", "scan", "a head ends where its empty line does"),
+    Mutant("scan-end", "http.c", "if (s == 4)", "if (s == 5)", "scan", "a head ends where its empty line does"),
     Mutant("head-version", "http.c", "i + 11 > n ||", "i + 5 > n ||", "head", "no byte behind a head is looked at"),
     Mutant("head-colon", "http.c", "if (i == *at || i >= n || b[i] != ':')", "if (i == *at || b[i] != ':')", "head",
            "no byte behind a head is looked at"),
