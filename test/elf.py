@@ -2,8 +2,8 @@
 
     elf.py [--static] FILE...    a line for each thing that is missing; exit status 1 when there is one
 
-Position-independent, read-only relocations that are all made at the start, a stack that is not executable, no segment that is
-writable and executable, no relocations in code, no path of the build where libraries are looked for. --static: without an
+Position-independent, read-only relocations that are all made at the start, a stack that is not executable, no segment that
+is writable and executable, no relocations in code, no path of the build where libraries are looked for. --static: without an
 interpreter, too. What hardens the code itself (stack protector, fortified calls) shows in the objects: see symbols().
 """
 
@@ -41,7 +41,8 @@ class Binary:
 
     def words(self):
         """Those that dist/built.sh has for the binary."""
-        return {w for w, there in (("static", self.static), ("PIE", self.pie), ("full RELRO", self.relro and self.now)) if there}
+        words = {"static": self.static, "PIE": self.pie, "full RELRO": self.relro and self.now}
+        return {w for w, there in words.items() if there}
 
     def findings(self, static=False):
         out = []

@@ -53,8 +53,7 @@ def contents(where, names=BINARIES):
 def calendar(tmp_path_factory):
     """What puts a program elsewhere in time, as its environment."""
     d = tmp_path_factory.mktemp("calendar")
-    run("gcc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-o", d / "clock.so", os.path.join(TOP, "test", "faults", "clock.c"),
-        cwd=TOP)
+    run("gcc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-o", d / "clock.so", "test/faults/clock.c", cwd=TOP)
 
     def at(seconds):
         file = d / str(seconds)
@@ -212,9 +211,9 @@ def test_words_of_built_sh(tmp_path, compiler):
             shutil.copy(os.path.join("/usr/include/bearssl", f), tmp_path)
         header = ["-isystem", str(tmp_path)]
     seen = set()
-    for flags in (HARD + ["-pie"], HARD + ["-static"], HARD + ["-static-pie"], HARD + ["-no-pie"], HARD + ["-pie", "-Wl,-z,norelro"],
-                  HARD + ["-pie", "-Wl,-z,lazy"],
-                  HARD + ["-pie", "-U_FORTIFY_SOURCE"], HARD + ["-pie", "-fno-stack-protector"], ["-O2"], ["-O0"] + HARD[1:]):
+    for flags in (*[HARD + more.split() for more in (
+            "-pie", "-static", "-static-pie", "-no-pie", "-pie -Wl,-z,norelro", "-pie -Wl,-z,lazy", "-pie -U_FORTIFY_SOURCE",
+            "-pie -fno-stack-protector")], ["-O2"], ["-O0"] + HARD[1:]):
         file, obj = small(tmp_path, [compiler], flags)
         assert obj, file
         line = run("sh", os.path.join(TOP, "dist", "built.sh"), compiler, *header, *flags, cwd=tmp_path).strip()

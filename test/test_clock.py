@@ -1,5 +1,5 @@
-"""The time of day jumps by decades, both ways, as on a gateway whose clock nobody has set when it boots: deadlines and pings do
-not notice, and what the log says of certificates tells what the clock is."""
+"""The time of day jumps by decades, both ways, as on a gateway whose clock nobody has set when it boots: deadlines and
+pings do not notice, and what the log says of certificates tells what the clock is."""
 
 import mmap
 import os

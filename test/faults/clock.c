@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 static const int64_t none[2], *ahead = none;
+static int (*next)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void
 begin(void)
@@ -25,7 +26,8 @@ begin(void)
 	int fd = open(file != NULL ? file : "", O_RDONLY | O_CLOEXEC);
 	void *p = mmap(NULL, sizeof none, PROT_READ, MAP_SHARED, fd, 0);
 
-	if (p == MAP_FAILED)
+	*(void **)&next = dlsym(RTLD_NEXT, "clock_gettime");
+	if (p == MAP_FAILED || next == NULL)
 		_exit(99);
 	ahead = p;
 	close(fd);
@@ -34,11 +36,8 @@ begin(void)
 int
 clock_gettime(clockid_t clock, struct timespec *ts)
 {
-	static int (*next)(clockid_t, struct timespec *);
 	int day = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
 
-	if (next == NULL)
-		*(void **)&next = dlsym(RTLD_NEXT, "clock_gettime");
 	if (next(clock, ts) != 0)
 		return -1;
 	ts->tv_sec += (time_t)ahead[!day];
