@@ -5,8 +5,7 @@
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things; SYSTEMD=DIR: the units, too, for example /etc/systemd/system
 #   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
-#   TARGET              of `make fuzz`: which, if not all
-#   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`, `make audit`
+.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
 #   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
@@ -90,6 +89,11 @@ install-units:
 deb:
 	@sh test/install run deb
 	sh dist/deb.sh
+
+# The two programs for other machines, static, into build/cross/TARGET.
+cross:
+	@sh test/install cross
+	$(PYTHON) test/cross.py $(TARGET)
 
 # For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile
@@ -190,8 +194,7 @@ clean:
 help:
 	@echo 'make          build ./wssd and ./wssd-selfsign'
 	@echo 'make run      install what is missing, build, start with the console page'
-	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX); SYSTEMD=DIR adds the units (make install-units)'
-	@echo 'make deb      Debian package, in build/deb'
+.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
@@ -205,5 +208,5 @@ help:
 	@echo 'make audit    size, boundaries, warnings, analyzers; breaks ten claims of AUDIT.md, which must be noticed'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install install-units deb run test deep coverage prove prove-mutants fuzz fuzz-afl
+.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
 .PHONY: fuzz-check soak mutate bench bench-counts audit clean help

@@ -46,21 +46,21 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.dirname(HERE))
+import cross  # noqa: E402
 import pki  # noqa: E402
 import powers  # noqa: E402
 import wsraw  # noqa: E402
+from cross import Failed, GC, NICE, apt_source, run  # noqa: E402
 
 OUT = os.path.join(TOP, "build", "bench", "counts")
 RESULTS = os.path.join(HERE, "RESULTS.md")
 FENCE = "<!-- counts -->", "<!-- end of counts -->"
 SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c", "Makefile", "dist/built.sh"]
 PARTS = ["instructions", "calls", "start", "memory", "size"]
-NICE = ["nice", "-n", "15"]  # for what burns CPU and is not timed
 
 # A core without the rest: the same settings that src/config.h of BearSSL explains.
 PORTABLE = "-DBR_AES_X86NI=0 -DBR_SSE2=0 -DBR_RDRAND=0 -DBR_64=0 -DBR_INT128=0 -DBR_UMUL128=0 -DBR_LOMUL=0 " \
            "-DBR_LE_UNALIGNED=0 -DBR_BE_UNALIGNED=0"
-GC = "-ffunction-sections -fdata-sections"
 SMALL = "-Os -fno-asynchronous-unwind-tables -fno-unwind-tables " + GC
 SMALL_LD = "-static -Wl,--gc-sections -Wl,-z,noseparate-code"
 
@@ -74,93 +74,21 @@ NATIVE = "x86_64-linux-musl"
 TARGETS = {"x86-64": NATIVE, "ARM (ARMv7, Thumb 2)": "arm-linux-gnueabihf", "MIPS (MIPS32 R2)": "mips-linux-gnu"}
 
 
-class Failed(Exception):
-    """A part cannot be measured here; the sentence says why."""
-
-
 def note(text):
     print("counts: " + text, file=sys.stderr, flush=True)
 
 
-def run(*command, cwd=None, env=None, timeout=1800):
-    """Runs a command to its end; its output, or Failed with the last of it."""
-    env = {k: v for k, v in (env or os.environ).items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")}
-    r = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, timeout=timeout)
-    text = r.stdout.decode(errors="replace")
-    if r.returncode != 0:
-        raise Failed("%s: status %d: %s" % (" ".join(command[:8]), r.returncode, text[-500:]))
-    return text
-
-
-# ---- sources and builds
-
-
-def apt_source(package):
-    """Debian's source of a package, unpacked: fetched with lists and a sources list of our own, used for this alone."""
-    found = glob.glob(os.path.join(OUT, "source", package + "-*", ""))
-    if found:
-        return found[0].rstrip("/")
-    base = os.path.join(OUT, "apt")
-    for d in ("lists/partial", "cache/archives/partial", "empty"):
-        os.makedirs(os.path.join(base, d), exist_ok=True)
-    os.makedirs(os.path.join(OUT, "source"), exist_ok=True)
-    known = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
-    with open(os.path.join(base, "sources.list"), "w") as f:
-        f.writelines(sorted({"deb-src %s\n" % line for line in known.splitlines()}))
-    options = ["Dir::Etc::sourcelist=" + os.path.join(base, "sources.list"), "Dir::Etc::sourceparts=" + base + "/empty",
-               "Dir::State::lists=" + base + "/lists", "Dir::Cache=" + base + "/cache", "APT::Sandbox::User=root",
-               "Acquire::Languages=none"]
-    apt = NICE + ["apt-get", "-q"] + [w for o in options for w in ("-o", o)]
-    run(*apt, "update")
-    run(*apt, "source", package, cwd=os.path.join(OUT, "source"))
-    return glob.glob(os.path.join(OUT, "source", package + "-*", ""))[0].rstrip("/")
-
-
-def stamp_of(tree):
-    """What tells whether a tree of sources has changed: the newest file in it."""
-    return max((os.stat(os.path.join(d, f)).st_mtime for d, _, fs in os.walk(tree) for f in fs if f.endswith((".c", ".h"))),
-               default=0)
+# ---- builds
 
 
 def bearssl(tree, name, cc, cflags, tools=""):
-    """libbearssl.a from a tree, built outside of it: a prefix with include/ and lib/. tools: what stands before ar."""
-    prefix = os.path.join(OUT, name)
-    stamp = "%s %s %s %s" % (tree, cc, cflags, stamp_of(tree))
-    mark = os.path.join(prefix, "stamp")
-    if os.path.exists(mark) and open(mark).read() == stamp:
-        return prefix
-    shutil.rmtree(prefix, ignore_errors=True)
-    for d in ("include", "lib", "obj"):
-        os.makedirs(os.path.join(prefix, d))
-    for header in glob.glob(os.path.join(tree, "inc", "*.h")):
-        shutil.copy(header, os.path.join(prefix, "include"))
-    note("builds BearSSL: " + name)
-    run(*NICE, "make", "-s", "-C", tree, "lib", "CC=" + cc, "CFLAGS=" + cflags, "BUILD=" + prefix,
-        "AR=%sar" % tools, "BEARSSLLIB=" + prefix + "/lib/libbearssl.a")
-    shutil.rmtree(os.path.join(prefix, "obj"))
-    with open(mark, "w") as f:
-        f.write(stamp)
-    return prefix
+    return cross.bearssl(tree, os.path.join(OUT, name), cc, cflags, tools)
 
 
 def musl(target):
-    """A compiler for a target that Debian has a compiler with glibc for: its gcc, and musl from Debian's source."""
-    prefix = os.path.join(OUT, "musl-" + target)
-    cc = os.path.join(prefix, "bin", "musl-gcc")
-    if os.path.exists(cc):
-        return cc
     if not shutil.which(target + "-gcc"):
         raise Failed("no %s-gcc" % target)
-    tree, there = apt_source("musl"), os.path.join(OUT, "musl-" + target + "-build")
-    os.makedirs(there, exist_ok=True)
-    note("builds musl for " + target)
-    env = dict(os.environ, CC=target + "-gcc", CROSS_COMPILE=target + "-", CFLAGS="-Os " + GC)
-    run(*NICE, os.path.join(tree, "configure"), "--target=" + target, "--prefix=" + prefix, "--disable-shared",
-        "--enable-wrapper=gcc", cwd=there, env=env)
-    run(*NICE, "make", "-s", "install", cwd=there, env=env)
-    shutil.rmtree(there)
-    return cc
+    return cross.musl(target, apt_source("musl"), os.path.join(OUT, "musl-" + target))
 
 
 def wssd(name, prefix, cc, cflags, ldflags):
