@@ -886,6 +886,18 @@ def test_if_none_match_of_nothing(c):
     assert c.request("GET", "/nothing", extra=[("If-None-Match", "*")]).status == 404
 
 
+@pytest.mark.parametrize("when", [0, 1, 2**31 - 1, 2**31, 2208988800, 2**32 + 1], ids=lambda n: "%x" % n)
+def test_etag_is_the_whole_time(wssd, tmp_path, when):
+    """Seconds, nanoseconds, size; a second behind January 2038 (2**31) is one, too, and so is 2040."""
+    (tmp_path / "f").write_bytes(b"twelve bytes")
+    os.utime(tmp_path / "f", ns=(when * 10**9 + 4095, when * 10**9 + 4095))
+    s = wssd(root=tmp_path, tls=False)
+    with s.connect() as c:
+        tag = c.request("GET", "/f").get("ETag")
+        assert tag == '"%x-fff-c"' % when
+        assert c.request("GET", "/f", extra=[("If-None-Match", tag)]).status == 304
+
+
 # ================================================================================================ Origin
 
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import conftest
 import peers
 import powers
 import wsraw
@@ -1170,7 +1171,12 @@ def test_nobody_reads_the_log(wssd, how):
         os.dup2(os.open("/dev/null", os.O_RDWR), 0)
         os.dup2(0, 1)
         os.closerange(3, 100)
-        os.execv(wssd_binary(), ["wssd", *powers.words(wssd_binary()), "--listen", "ws://127.0.0.1:%d" % port, "/echo=echo"])
+        command = conftest.WRAP + [conftest.WSSD, *powers.words(conftest.WSSD, wrap=conftest.WRAP), "--listen",
+                                   "ws://127.0.0.1:%d" % port, "/echo=echo"]
+        try:
+            os.execvp(command[0], command)
+        finally:
+            os._exit(99)
     os.close(write)
     try:
         peers.until(lambda: answers(port))
@@ -1192,11 +1198,6 @@ def test_nobody_reads_the_log(wssd, how):
             os.waitpid(pid, 0)
         if how == "full":
             os.close(read)
-
-
-def wssd_binary():
-    import conftest
-    return conftest.WSSD
 
 
 def answers(port):
