@@ -184,8 +184,8 @@ mutate:
 audit:
 	@sh test/install run test deep
 	@$(MAKE) all
-	$(PYTHON) test/audit.py
-	$(PYTHON) test/claims.py --seed "$(SEED)"
+	status=0; $(PYTHON) test/audit.py || status=1; \
+	$(PYTHON) test/claims.py --seed "$(SEED)" && exit $$status
 
 clean:
 	rm -f wssd wssd-selfsign $(OBJ)
