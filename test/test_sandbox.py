@@ -52,8 +52,8 @@ def misdeed(tmp_path_factory):
 
 @pytest.fixture
 def home():
-    """A directory that everybody can enter: pytest's own are root's."""
-    d = tempfile.mkdtemp(prefix="wssd-home-")
+    """A directory that everybody can enter, with a short name for sockets: those of pytest are of root alone."""
+    d = tempfile.mkdtemp(prefix="wssd-home-", dir="/tmp")
     os.chmod(d, 0o755)
     yield d
     shutil.rmtree(d)
