@@ -247,7 +247,7 @@ class Box:
                  "cp %s /etc/" % shlex.quote(os.path.join(TOP, "dist", "wssd.conf")),
                  "rm -f /usr/local/sbin/wssd /usr/local/sbin/wssd-selfsign",
                  "cp %s /usr/local/sbin/wssd-selfsign" % shlex.quote(SELFSIGN)]
-        more = [w for w in powers.words(WSSD, ["--user"], wrap) if w]
+        more = [w for w in powers.words(WSSD, ["--user"], wrap.split()) if w]
         if wrap or more:
             lines.append("printf '#!/bin/sh\\nexec %%s \"$@\"\\n' %s > /usr/local/sbin/wssd"
                          % shlex.quote(" ".join([wrap, shlex.quote(WSSD)] + more)))
