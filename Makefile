@@ -161,6 +161,11 @@ soak:
 	@$(MAKE) all build/san/wssd
 	s=$(SECONDS) && $(PYTHON) test/soak.py --seconds $${s:-1800} wssd build/san/wssd
 
+# Machines with 64 MB, an ARM and a big-endian one, emulated; the kernel in them is Debian's.
+vm:
+	@sh test/install run test vm
+	$(PYTHON) test/vm.py
+
 # What a message, a client and a handshake cost, beside other servers: 25 minutes on a quiet machine with two cores.
 bench:
 	@sh test/install run bench
@@ -202,6 +207,7 @@ help:
 	@echo 'make fuzz     libFuzzer over all targets, SECONDS each; make fuzz-check: that they find something'
 	@echo 'make fuzz-afl AFL++ over the whole server'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
+	@echo 'make vm       serves from machines with 64 MB, ARM and S/390, with kernels of Debian, in qemu'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make bench    CPU time a message, memory a client, beside other servers; test/bench/RESULTS.md'
 	@echo 'make bench-counts  instructions, system calls, sizes, time to start; no quiet machine needed'
@@ -209,4 +215,4 @@ help:
 	@echo 'make clean    remove what make built'
 
 .PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
-.PHONY: fuzz-check soak mutate bench bench-counts audit clean help
+.PHONY: fuzz-check soak vm mutate bench bench-counts audit clean help
