@@ -5,7 +5,8 @@
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things; SYSTEMD=DIR: the units, too, for example /etc/systemd/system
 #   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
-.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
+#   TARGET              of `make fuzz`, `make cross`: which, if not all
+#   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`, `make audit`
 #   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
 
@@ -199,7 +200,9 @@ clean:
 help:
 	@echo 'make          build ./wssd and ./wssd-selfsign'
 	@echo 'make run      install what is missing, build, start with the console page'
-.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
+	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX); SYSTEMD=DIR adds the units (make install-units)'
+	@echo 'make deb      Debian package, in build/deb'
+	@echo 'make cross    static programs for other machines, or those of TARGET, in build/cross'
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
