@@ -686,7 +686,8 @@ confine(void)
 	if (root && (wrong = load_files()) != NULL) /* 6 */
 		log_line(WARNING, "a reload will be refused: %s", wrong);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* 7 */
-	if (cf.no_sandbox) /* for debuggers, which attach, and want dumps */
+	/* without a sandbox debuggers may attach, and get dumps */
+	if (cf.no_sandbox)
 		return;
 	setrlimit(RLIMIT_NPROC, &none);
 	setrlimit(RLIMIT_CORE, &none);
