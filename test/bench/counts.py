@@ -321,7 +321,7 @@ def parse_qemu(path, binary, tools):
     at, names = [], []
     for line in run(tools + "nm", "-n", "--defined-only", binary).splitlines():
         words = line.split()
-        if words[1] in "tTwW":
+        if len(words) == 3 and words[1] in "tTwW":  # a few have no name
             at.append(int(words[0], 16))
             names.append(words[2])
     cost = collections.Counter()
