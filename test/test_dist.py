@@ -171,7 +171,7 @@ def test_examples(wssd, etc):
             elif words[0] == "wssd-selfsign":
                 run(os.path.join(TOP, "wssd-selfsign"), *[w for w in words[1:] if w not in ("&&", "--exit-code")])
             else:
-                assert words[0] == "kill"
+                assert words[0] in ("kill", "chgrp", "chmod")
                 continue
             done[words[0]] += 1
     assert done["wssd"] >= 4 and done["wssd-selfsign"] == 3
@@ -256,10 +256,10 @@ def test_make_install(nobodys, prefix, certs):
     for program in ("wssd", "wssd-selfsign"):
         with open(os.path.join(root, "." + prefix, "sbin", program), "rb") as a, open(os.path.join(TOP, program), "rb") as b:
             assert a.read() == b.read()
-    program = os.path.join(root, "." + prefix, "sbin", "wssd")
+    program, pages = (os.path.join(root, "." + prefix, p) for p in ("sbin/wssd", "share/wssd/www"))
     assert run(*words, program, "--version", cwd="/").startswith("wssd ")
-    proc = subprocess.Popen([program, *powers.words(program), "--listen", "wss://127.0.0.1:0", "--cert", certs.cert, "--key", certs.key,
-                             "--root", os.path.join(root, "." + prefix, "share", "wssd", "www"), "/echo=echo"],
+    proc = subprocess.Popen([program, *powers.words(program), "--listen", "wss://127.0.0.1:0", "--cert", certs.cert,
+                             "--key", certs.key, "--root", pages, "/echo=echo"],
                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment())
     try:
         for line in proc.stderr:
@@ -389,8 +389,14 @@ def test_the_unit_runs():
         assert box.run("cat /etc/wssd/cert.pem").stdout != before
         assert box.run("stat -c '%U %G %a' /etc/wssd/key.pem").stdout == "root wssd 640\n"
         box.run("systemctl start wssd-certificate")  # nothing to do, and nobody is told
+        assert journal(box).count("reloaded") == 2
+        box.run("rm /etc/wssd/names && sed -i 1d /etc/wssd/cert.pem && systemctl start wssd-certificate")  # it is another's
+        assert box.run("head -c 5 /etc/wssd/cert.pem").stdout != "-----"
+        box.run("touch /etc/wssd/names && systemctl start wssd-certificate")  # or it is ours, and damaged
+        recipes.until(lambda: journal(box).count("reloaded") == 3, 10, lambda: journal(box))
+        assert "DNS:localhost" in box.run("openssl x509 -noout -text -in /etc/wssd/cert.pem").stdout
         talk()
-        assert main_pid(box) == pid and journal(box).count("reloaded") == 2
+        assert main_pid(box) == pid
         open_one.send_text("still")
         open_one.expect_text("still")
 
@@ -643,7 +649,7 @@ TARGET_LDFLAGS := -Wl,-z,now
 TARGET_CONFIGURE_OPTS = CC="$(TARGET_CC)" AR="$(TARGET_AR)"
 FPIC := -fPIC
 PKG_JOBS := -j2
-SOURCE_DATE_EPOCH := 1700000000
+export SOURCE_DATE_EPOCH := 1700000000
 INSTALL_DIR := install -d -m0755
 INSTALL_BIN := install -m0755
 INSTALL_DATA := install -m0644
@@ -689,6 +695,7 @@ def test_the_recipe_of_wssd(tmp_path):
     assert len(lines) == 6 and all("-O0 -DTARGET -DCPP" in line and "FORTIFY" not in line for line in lines if "-c" in line)
     assert all("%s/staging/usr/include" % tmp_path in line for line in lines if " -c " in line)
     assert "bearssl" not in run("ldd", tmp_path / "build" / "wssd")
+    assert "-DBUILD_DATE=1700000000" in text
     make("wssd", "install")
     root = tmp_path / "root"
     assert tree(root) == {
