@@ -906,8 +906,9 @@ class Campaign:
 
 def places(binary):
     """Where the program calls what the shim covers: {offset behind the call: function}. (A function may be called under
-    another name: with 64, or as a fortified one.)"""
+    another name: with 64, or as a fortified one.) What sets up the sandbox is met by a binary that runs in one."""
     known, found = {re.split("[.-]", f)[0] for f in FAULTS}, {}
+    known -= {"prctl", "setrlimit"} if powers.watched(binary) else set()
     text = subprocess.check_output(["objdump", "-d", "--no-show-raw-insn", binary]).decode()
     for name, behind in re.findall(r"call\s+\w+ <(\w+)@plt>\n(?:\n\w+ <.*>:\n)?\s*(\w+):", text):
         name = re.sub(r"^__(\w+)_(chk|2)$", r"\1", name)

@@ -39,6 +39,7 @@ def run(*args):
 
 
 @ROOT
+@pytest.mark.plain  # sanitizers make calls of their own
 def test_calls_of_a_few_tests():
     run("--short")
 
