@@ -1085,15 +1085,20 @@ step_all(void)
 	if (oldest != NULL)
 		conn_step(oldest);
 	/*
-	 * Subscribers may sleep, and are stepped in the next turn, which does not wait.  (A list of
-	 * them would save the walk over all slots, and be one more thing to keep right.)
+	 * Subscribers are stepped in the same turn, asleep or not; what comes in by that waits for
+	 * the next.  (A list of them would save the walk, and be one more thing to keep right.)
 	 */
 	for (struct route *r = cf.route; r < cf.route + cf.routes; r++) {
-		for (struct conn *c = slots; r->hub.posted && c < slots + cf.max_clients; c++) {
-			if (c->route == r && c->state == OPEN)
+		for (int pass = 0; r->hub.posted; pass++) {
+			r->hub.posted = 0;
+			for (struct conn *c = slots; c < slots + cf.max_clients; c++) {
+				if (c->route != r || c->state != OPEN)
+					continue;
 				wake(c);
+				if (pass == 0)
+					conn_step(c);
+			}
 		}
-		r->hub.posted = 0;
 	}
 }
 

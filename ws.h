@@ -140,7 +140,7 @@ struct route {
 		unsigned char *ring; /* size bytes */
 		size_t size;
 		uint64_t head, tail; /* where the next entry goes; the oldest entry */
-		int posted;          /* an entry came in this turn: main wakes the subscribers */
+		int posted;          /* an entry came in this turn: main steps the subscribers */
 	} hub;
 };
 

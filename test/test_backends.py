@@ -335,6 +335,20 @@ def test_hub_messages_before_close_arrive_at_others(wssd, tls):
             b.expect_text(f"bye {n}")
 
 
+def test_hub_many_messages_at_once_wait_for_nothing(wssd, tls):
+    """As many in one write as a turn takes, one turn and a half, two: those whose slot comes before the publisher's hear of
+    the last one without an event of their own, and nobody waits for the next look at the clock."""
+    s = wssd("/chat=hub", tls=tls)
+    with s.open("/chat") as before, s.open("/chat") as pub, s.open("/chat") as behind:
+        took = peers.Stopwatch(s)
+        for n in range(1, 200, 5):
+            pub.send(b"".join(wsraw.frame(TEXT, str(i)) for i in range(n)))
+            for c in before, behind:
+                for i in range(n):
+                    c.expect_text(str(i))
+        assert took() < 5 * SLOW
+
+
 def test_hub_wakes_sleepers(wssd):
     """Who was idle for more than two seconds is asleep, and is woken by a message of others and by a byte of its own."""
     s = wssd("/chat=hub", plain=True)
