@@ -8,22 +8,28 @@
  */
 #include "fuzz.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 static ssize_t fake_read(int fd, void *p, size_t n);
 static ssize_t fake_send(int fd, const void *p, size_t n, int flags);
 static int fake_shutdown(int fd, int how);
+static int fake_setsockopt(int fd, int level, int option, const void *value, socklen_t len);
 static int fake_getentropy(void *p, size_t n);
 
 #define read       fake_read
 #define send       fake_send
 #define shutdown   fake_shutdown
+#define setsockopt fake_setsockopt
 #define getentropy fake_getentropy
 #include "tls.c"
 #undef read
 #undef send
 #undef shutdown
+#undef setsockopt
 #undef getentropy
 
 enum { FD = 1000, SAYS = 3, ROOM = 300000 };
@@ -61,6 +67,14 @@ static int
 fake_shutdown(int fd, int how)
 {
 	CHECK(fd == FD && how == SHUT_WR);
+	return 0;
+}
+
+static int
+fake_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+	CHECK(fd == FD && level == IPPROTO_TCP && option == TCP_NODELAY && len == sizeof(int));
+	CHECK(*(const int *)value == 0 || *(const int *)value == 1);
 	return 0;
 }
 
