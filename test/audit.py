@@ -34,6 +34,11 @@ TRANSFERS = {
     "http.c": {("http_step", "c->bfd")},
     "ws.c": {("stream_input", "c->bfd"), ("stream_recv", "c->bfd")},
 }
+# What enters the kernel, or may, of all that a C library has and the sources call; test_audit.py compares it with faulty.py.
+CALLS = "accept4 bind chdir chroot clock_gettime close connect epoll_create1 epoll_ctl epoll_wait fflush fstat fstatat " \
+        "getegid getentropy geteuid getgid gethostname getrlimit getsockname getsockopt getuid ioctl listen lseek madvise mmap " \
+        "munmap open openat poll prctl rename select setgroups setresgid setresuid setrlimit setsockopt shutdown signal signalfd " \
+        "sigprocmask socket stat time unlink usleep " + TRANSFER
 HASHES = r"br_sha(1|256)_\w+"  # of BearSSL, what http.c may use
 
 
@@ -398,10 +403,28 @@ def section(text, title):
 
 
 @check
+def system_calls(tree):
+    """AUDIT.md says of each function by which calls it enters the kernel, and of no other."""
+    said, found, call = {}, {}, re.compile(r"(?<![\w>.])(%s)\s*\(" % "|".join(CALLS.split()))
+    for places, names in re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", section(tree.read("AUDIT.md"), "System calls"), re.M):
+        for place, calls in zip(re.findall(r"`([^`]+)`", places), names.split(";")):
+            said[place] = set(re.findall(r"\w+", calls))
+    for f in tree.sources():
+        for fn in functions(tree.read(f)):
+            names = set(call.findall("\n".join(fn.lines[1:])))
+            if names:
+                found["%s:%s" % (f, fn.name)] = names
+    return ["AUDIT.md: %s calls %s, not %s" % (p, " ".join(sorted(found.get(p, {"nothing"}))), " ".join(sorted(
+        said.get(p, {"nothing"})))) for p in sorted(set(said) | set(found)) if said.get(p) != found.get(p)]
+
+
+@check
 def names_in_the_guide(tree):
-    """Each `FILE:NAME` of AUDIT.md is there."""
-    out = []
-    for file, name in sorted(set(re.findall(r"`([\w.]+\.[ch]):(\w+)`", tree.read("AUDIT.md")))):
+    """Each `FILE:NAME` of AUDIT.md is there, and each NAME of its reading order."""
+    text, code = tree.read("AUDIT.md"), " ".join(strip(tree.read(f)) for f in tree.sources())
+    out = ["AUDIT.md: there is no %s" % name for name in sorted(set(re.findall(r"`(\w+)`", section(text, "Reading order"))))
+           if not re.search(r"\b%s\b" % name, code)]
+    for file, name in sorted(set(re.findall(r"`([\w.]+\.[ch]):(\w+)`", text))):
         if not os.path.exists(tree.path(file)) or not re.search(r"\b%s\b" % name, strip(tree.read(file))):
             out.append("AUDIT.md: there is no %s in %s" % (name, file))
     return out

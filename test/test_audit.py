@@ -9,6 +9,7 @@ import pytest
 
 import audit
 import claims
+import faulty
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -71,7 +72,8 @@ ws_name(void)
     "dist/selfsign.c": "int\nmain(void)\n{\n\treturn 0;\n}\n",
 }
 CLEAN["AUDIT.md"] = "".join("| %d | `%s` | %d | %d | |\n" % (i + 1, f, n, round(n * 60 / 400)) for i, (f, n) in enumerate(
-    (f, len(audit.code_lines(CLEAN[f]))) for f in audit.SOURCES)) + "That is 0.1 hours; `ws.c:ws_name`.\n"
+    (f, len(audit.code_lines(CLEAN[f]))) for f in audit.SOURCES)) + "That is 0.1 hours; `ws.c:ws_name`.\n\n" \
+    "## System calls\n\n| `main.c:show`, `tls.c:tls_answer` | write; write | |\n"
 
 
 def function(body, name="ws_more"):
@@ -123,7 +125,12 @@ BAD = [
     ("variables", "ws.c", "int changes;\n"),
     ("variables", "ws.c", function("\tstatic int calls;\n\n\tcalls += fd + (int)n + *p;\n\treturn calls;\n")),
     ("variables", "AUDIT.md", "\n## What changes after the start\n\n`ws.c:gone`\n"),
+    ("system_calls", "ws.c", function("\treturn (int)recv(fd, p, n, 0);\n")),
+    ("system_calls", "main.c", function("\treturn poll(0, 0, fd);\n", "other")),
+    ("system_calls", "AUDIT.md", "| `ws.c:ws_name` | read | |\n"),
+    ("system_calls", "AUDIT.md", "| `main.c:show` | write, read | |\n"),
     ("names_in_the_guide", "AUDIT.md", "`ws.c:nobody`\n"),
+    ("names_in_the_guide", "AUDIT.md", "## Reading order\n\n`nobody`\n"),
     ("names_in_the_guide", "AUDIT.md", "`six.c:ws_name`\n"),
     ("nothing_left_open", "README.md", "Some words.\n" + "TO" "DO: more.\n"),
     ("nothing_left_open", "ws.c", "/* FIX" "ME */\n"),
@@ -169,6 +176,10 @@ def test_bad_sample(name, file, text, tmp_path, one_transfer):
 
 def test_each_check_has_a_bad_sample():
     assert {b[0] for b in BAD} == set(audit.CHECKS)
+
+
+def test_calls_that_may_fail_are_known():
+    assert {re.split("[.-]", name)[0] for name in faulty.FAULTS} <= set(audit.CALLS.split())
 
 
 def test_listed_transfer_that_is_gone(tmp_path, monkeypatch):
