@@ -3,10 +3,19 @@ import glob
 import os
 import re
 import subprocess
+import sys
 
+import calls
+import faulty
+import mutate
 import recipes
+import test_sandbox
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path += [os.path.join(TOP, "test", "fuzz"), os.path.join(TOP, "test", "prove")]
+import fuzz  # noqa: E402
+import mutants  # noqa: E402
+
 WSSD = os.environ.get("WSSD", os.path.join(TOP, "wssd"))
 
 
@@ -61,6 +70,34 @@ def test_links_lead_somewhere():
             if title:
                 titles = re.findall(r"^#+ (.+)$", read(path), re.M)
                 assert title in {re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in titles}, (name, link)
+
+
+def said(form, text):
+    """The numbers that a text has where the form has (N)."""
+    m = re.search(form.replace("(N)", r"([\d,]+)").replace(" ", r"\s+"), text)
+    return [int(n.replace(",", "")) for n in m.groups()]
+
+
+def test_numbers_of_the_tests():
+    """What test/README.md says of how many there are, but for those of a day."""
+    text = read("test/README.md")
+    fail = [f.errors for f in faulty.FAULTS.values() if f.errors]
+    assert said("is the scenario: (N) steps", text) == [len(faulty.NAMES)]
+    assert said("all (N) errors of (N) functions", text) == [sum(map(len, fail)), len(fail)]
+    assert said(r"each must be found \(all (N) are", text) == [len(fuzz.BUGS)]
+    assert said("makes (N) forbidden system calls", text) == [len(test_sandbox.DEEDS["what must end it"])]
+    some, = said("There are some (N) such mutants", text)
+    assert abs(some - len(mutate.mutants(TOP))) < some // 20
+    rows = re.findall(r"^\|[^|]*\| (\w+) \|[^|]*\| [a-z0-9*, -]+ \((\d+)\) \|$", text, re.M)
+    assert len(rows) > 5
+    assert rows == [(proof, str(sum(m.entry == proof for m in mutants.MUTANTS))) for proof, _ in rows]
+
+
+def test_functions_of_the_table_of_calls():
+    """A word in backquotes in its last column is a function of the sources."""
+    code = "".join(read(f) for f in mutate.SOURCES)
+    names = {n for row in calls.table(read("test/README.md")).values() for n in re.findall(r"`(\w+)`", row.why)}
+    assert len(names) > 5 and [n for n in names if not re.search(r"^%s\(" % n, code, re.M)] == []
 
 
 def test_the_two_commands_are_on_the_first_screen():
