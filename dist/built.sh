@@ -20,7 +20,10 @@ case $macros in
 *) text=BearSSL ;;
 esac
 test -z "$target" || text="$text, $target"
-! word -static || text="$text, static"
+# GCC for ARM calls its linker with the other word, which may also be meant for one library alone.
+if word -static || { word -Bstatic && ! word -Bdynamic; }; then
+	text="$text, static"
+fi
 ! word -pie || text="$text, PIE"
 if word relro && word now && ! word norelro && ! word lazy; then
 	text="$text, full RELRO"

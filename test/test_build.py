@@ -224,6 +224,19 @@ def test_words_of_built_sh(tmp_path, compiler):
     assert seen == {"static", "PIE", "full RELRO", "stack protector"} | ({"fortified"} if compiler != "musl-gcc" else set())
 
 
+def test_static_as_gcc_for_arm_calls_it(tmp_path):
+    """-Bstatic, to its linker, which beside -Bdynamic means one library."""
+    cc = tmp_path / "arm-cc"
+    cc.write_text('#!/bin/sh\n{ gcc "$@" 3>&1 1>&2 2>&3 3>&- | sed "/collect2/s/ -static / -Bstatic /"; } 3>&1 1>&2 2>&3 3>&-\n')
+    cc.chmod(0o755)
+    for flags, static in ((["-static"], True), (["-static-pie"], True), (["-pie"], False),
+                          (["-fsanitize=address", "-static-libasan"], False)):
+        r = subprocess.run([cc, *flags, "-###", "-x", "c", "/dev/null"], stderr=subprocess.PIPE, text=True)
+        assert "-static " not in r.stderr.splitlines()[-1] and (" -Bstatic " in r.stderr) == ("-pie" not in flags)
+        line = run("sh", os.path.join(TOP, "dist", "built.sh"), cc, *flags, cwd=tmp_path).strip()
+        assert ("static" in line.split(", ")) == static, line
+
+
 def test_words_where_nothing_can_be_asked(tmp_path):
     """No compiler, no header: the build will fail, and say why; a BearSSL after 0.6 is one."""
     script = os.path.join(TOP, "dist", "built.sh")
