@@ -139,7 +139,7 @@ static const struct option {
 	{ "--ping", " S", "silence before a ping, 0: never (30)", NUMBER, &cf.ping, 0, 86400 },
 	{ "--user", " USER[:GROUP]", "to run as; root must name one", STRING, &cf.user, 0, 0 },
 	{ "--chroot", " DIR", "the root of every other path", STRING, &cf.chroot, 0, 0 },
-	{ "--no-sandbox", "", "no filter of system calls", NUMBER, &cf.no_sandbox, 0, 1 },
+	{ "--no-sandbox", "", "for debuggers: no filter, no limits", NUMBER, &cf.no_sandbox, 0, 1 },
 	{ "--config", " FILE", "these words, without --, one a line", CONFIG, NULL, 0, 0 },
 	{ "--check", "", "test the configuration and exit", NUMBER, &cf.check, 0, 1 },
 	{ "--verbose", "", "log requests and upgrades too", NUMBER, &cf.verbose, 0, 1 },
@@ -686,12 +686,12 @@ confine(void)
 	if (root && (wrong = load_files()) != NULL) /* 6 */
 		log_line(WARNING, "a reload will be refused: %s", wrong);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* 7 */
-	/* without a sandbox debuggers may attach, and get dumps */
+	/* without a sandbox debuggers may attach, and get dumps, which setresuid has forbidden */
+	prctl(PR_SET_DUMPABLE, cf.no_sandbox != 0, 0, 0, 0);
 	if (cf.no_sandbox)
 		return;
 	setrlimit(RLIMIT_NPROC, &none);
 	setrlimit(RLIMIT_CORE, &none);
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (!filter_calls()) /* 8 */
 		log_line(WARNING, "system calls are not filtered: %s", strerror(errno));
 }

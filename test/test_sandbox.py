@@ -173,8 +173,9 @@ def test_limits(wssd):
 
 
 def test_no_sandbox(wssd, home):
-    """Leaves out what hinders a debugger, and nothing else."""
+    """Leaves out what hinders a debugger of the same user, or a dump, and nothing else."""
     s = wssd("--user", NOBODY, "--no-sandbox", tls=False)
+    assert os.stat("/proc/%d/maps" % s.pid).st_uid == NOBODY  # dumpable: whoever becomes another user is not, by itself
     assert status(s, "Seccomp", "NoNewPrivs", "Uid") == [["0"], ["1"], [str(NOBODY)] * 4]
     assert ("0", "0") not in limits(s)
 
