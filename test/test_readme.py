@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import audit
 import calls
 import faulty
 import mutate
@@ -91,6 +92,35 @@ def test_numbers_of_the_tests():
     rows = re.findall(r"^\|[^|]*\| (\w+) \|[^|]*\| [a-z0-9*, -]+ \((\d+)\) \|$", text, re.M)
     assert len(rows) > 5
     assert rows == [(proof, str(sum(m.entry == proof for m in mutants.MUTANTS))) for proof, _ in rows]
+
+
+def test_numbers_of_the_sources():
+    text = read("README.md")
+    assert said(r"counts the lines \((N) of code", text) == [audit.CODE_LINES]
+    head = read("ws.h")
+    limits = {"LISTENERS_MAX": r"log names.\nUp to (N) may be given", "ROUTES_MAX": r"to a backend.\nUp to (N) may be given",
+              "CREDENTIALS_MAX": "Up to (N) lines in all", "NAMES_MAX": r"them, up to (N)\."}
+    for name, form in limits.items():
+        assert said(form, read("wssd.8")) == [int(re.search(r"\b%s = (\d+)" % name, head).group(1))], name
+    assert said("(N) certificates are the most", text) == said(r"CERTS_MAX = (N)", read("tls.c"))
+
+
+def test_costs_are_those_of_the_results():
+    """Each figure of the README's table stands in RESULTS.md, in one row."""
+    def cells(text):
+        rows = [[c.strip().replace(",", "") for c in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+        return [r for r in rows if "--" not in r[1]]
+
+    def rounded(figure, said):
+        return re.match(r"\d", figure) and abs(float(figure) - float(said)) < 0.501 * 10 ** -len(said.partition(".")[2])
+
+    rows = cells(re.search(r"^## What it costs\n(.*?)^## ", read("README.md"), re.M | re.S).group(1))
+    results = cells(read("test/bench/RESULTS.md"))
+    head = next(r for r in results if r[0] == "work")
+    columns = [head.index(name) for name in rows[0][1:]]
+    assert len(rows) > 5
+    for row in rows[1:]:
+        assert any(all(rounded(r[c], said) for c, said in zip(columns, row[1:])) for r in results if len(r) == len(head)), row
 
 
 def test_functions_of_the_table_of_calls():
