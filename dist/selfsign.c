@@ -9,9 +9,9 @@
  * own trust anchor. Subject and issuer are the first name; what clients compare are the
  * subjectAltNames. Its key is EC P-256, its signature ECDSA with SHA-256, its serial number random.
  *
- * It begins now, or when this tool was built if the clock says that this is yet to come: the clock
- * of a gateway may never have been set, and a certificate of 1970 serves nobody. For the same
- * reason a clock before the build date lets --renew judge nothing but whether the certificate
+ * It begins an hour ago, for clients whose clocks are behind, but never before this tool was built:
+ * the clock of a gateway may never have been set, and a certificate of 1970 serves nobody. For the
+ * same reason a clock before the build date lets --renew judge nothing but whether the certificate
  * outlives the build date. A certificate that begins later than a set clock is replaced; so on a
  * device that learns the time from the network, start this after that.
  *
@@ -48,6 +48,7 @@
 
 enum {
 	DAYS_MAX = 825, /* what browsers allow */
+	EARLIER = 3600, /* seconds for which clients' clocks may be behind */
 	NAMES_MAX = 32,
 	DNS_MAX = 253,
 	LABEL_MAX = 63,
@@ -851,11 +852,12 @@ make_certificate(const struct request *r, const char *why)
 	char from[TIME_LEN + 1], until[TIME_LEN + 1];
 	unsigned char serial[SERIAL_LEN];
 	size_t len;
+	int64_t begin = r->now - EARLIER > BUILD_DATE ? r->now - EARLIER : BUILD_DATE;
 
 	random_bytes(serial, sizeof serial);
 	serial[0] = (serial[0] & 0x3F) | 0x40; /* positive, and of full length */
-	time_text(from, r->now);
-	time_text(until, r->now + r->days * 86400 - 1); /* the last second counts too */
+	time_text(from, begin);
+	time_text(until, begin + r->days * 86400 - 1); /* the last second counts too */
 	encode(&cert, r, serial, sizeof serial, from, until);
 	len = sizeof cert.b - cert.at;
 	if (br_pem_encode(NULL, cert.b + cert.at, len, "CERTIFICATE", BR_PEM_LINE64) >=

@@ -588,6 +588,9 @@ def test_help(shipped, timeless):
 # ---------------------------------------------------------------------------------------------- time
 
 
+EARLIER = 3600  # a certificate begins so many seconds before it is made
+
+
 def stamp(text):
     return calendar.timegm(datetime.datetime.strptime(text, "%Y-%m-%d %H:%M:%S").timetuple())
 
@@ -598,23 +601,31 @@ def test_a_clock_that_was_never_set(timed, now):
     assert timed.times() == [BUILT, BUILT + 10 * DAY - 1]
 
 
+@pytest.mark.parametrize("after", [0, 1, EARLIER - 1, EARLIER, EARLIER + 1, DAY])
+def test_it_begins_an_hour_ago_but_not_before_the_tool(timed, after):
+    """A client whose clock is behind by less takes it; and it never lasts longer than was said."""
+    timed("--days", 10, "gw.lan", now=BUILT + after)
+    begin = BUILT + max(0, after - EARLIER)
+    assert timed.times() == [begin, begin + 10 * DAY - 1]
+
+
 def test_a_clock_that_was_never_set_judges_little(timed):
     timed("--days", 30, "gw.lan", now=BUILT + 100 * DAY)
     timed("--renew", 10, "--exit-code", "gw.lan", now=0, status=3)  # it begins later, and is kept
     timed("--renew", 10, "--exit-code", "gw.lan", now=BUILT + 119 * DAY, status=3)
     timed("--renew", 10, "gw.lan", now=BUILT + 120 * DAY)
-    assert timed.times()[0] == BUILT + 120 * DAY
+    assert timed.times()[0] == BUILT + 120 * DAY - EARLIER
 
 
 def test_a_certificate_of_the_future(timed):
     timed("--days", 30, "gw.lan", now=BUILT + 100 * DAY)
     timed("--renew", 10, "gw.lan", now=BUILT + 99 * DAY)
-    assert "not valid yet" in timed.out and timed.times()[0] == BUILT + 99 * DAY
+    assert "not valid yet" in timed.out and timed.times()[0] == BUILT + 99 * DAY - EARLIER
 
 
 def test_the_second_of_the_renewal(timed):
     start = BUILT + 1000
-    timed("--days", 30, "gw.lan", now=start)
+    timed("--days", 30, "gw.lan", now=start + EARLIER)
     end = start + 30 * DAY - 1
     timed("--renew", 10, "--exit-code", "gw.lan", now=end - 10 * DAY - 1, status=3)
     timed("--renew", 10, "--exit-code", "gw.lan", now=end - 10 * DAY)
@@ -630,7 +641,7 @@ def test_the_second_of_the_renewal(timed):
 def test_2050(timed, now, tags):
     """RFC 5280 4.1.2.5."""
     now = stamp(now)
-    timed("--days", 1, "gw.lan", now=now)
+    timed("--days", 1, "gw.lan", now=now + EARLIER)
     assert [tag for tag, _ in timed.time_tags()] == tags
     assert timed.times() == [now, now + DAY - 1]
     timed("--renew", 0, "--exit-code", "gw.lan", now=now, status=3)
@@ -644,7 +655,7 @@ def test_2050(timed, now, tags):
 def test_calendar(timed, now):
     now = stamp(now)
     for days in (1, 366, 825):
-        timed("--days", days, "gw.lan", now=now)
+        timed("--days", days, "gw.lan", now=now + EARLIER)
         assert timed.times() == [now, now + days * DAY - 1]
 
 
