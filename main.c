@@ -618,25 +618,21 @@ look_up(const char *file, int column, const char *name, long long *id, long long
 	static char text[65536];
 	const char *wrong = read_file(file, text, sizeof text), *field[4];
 	char *lines = wrong == NULL ? text : NULL, *line;
-	long long a, b;
 	int numeric = parse_number(name, 0, most, id) == NULL;
 
-	*group = *id;
 	while ((line = strsep(&lines, "\n")) != NULL) {
 		for (int i = 0; i < 4; i++)
 			field[i] = line != NULL ? strsep(&line, ":") : "";
 		if (strcmp(field[numeric ? 2 : 0], name) == 0 &&
-			parse_number(field[2], 0, most, &a) == NULL &&
-			parse_number(field[column], 0, most, &b) == NULL) {
-			*id = a;
-			*group = b;
+			parse_number(field[2], 0, most, id) == NULL &&
+			parse_number(field[column], 0, most, group) == NULL)
 			return;
-		}
 	}
 	if (!numeric && wrong != NULL)
 		die(1, "", file, wrong);
 	if (!numeric)
 		die(1, column == 3 ? "--user " : "--user :", name, "is unknown");
+	*group = *id;
 }
 
 /*
