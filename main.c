@@ -744,16 +744,25 @@ conn_close(struct conn *c, const char *why)
 	c->state = FREE;
 }
 
+/* Whether the first bits of two addresses are the same. */
+static int
+in_network(const union address *a, const union address *net, long long bits)
+{
+	const unsigned char *x = ip_of(a), *y = ip_of(net);
+	size_t n = (size_t)bits / 8;
+
+	return a->sa.sa_family == net->sa.sa_family && memcmp(x, y, n) == 0 &&
+	       ((x[n] ^ y[n]) & 0xff & 0xff00 >> bits % 8) == 0;
+}
+
 /* Slots of that address: of IPv4, or of the /64 of IPv6. */
 static long long
 held_by(const union address *a)
 {
-	long long n = 0;
+	long long n = 0, bits = a->sa.sa_family == AF_INET6 ? 64 : 32;
 
-	/* behind the port: IPv4's address and zeros; IPv6's flow label (0) and /64 */
 	for (struct conn *c = slots; c < slots + cf.max_clients; c++)
-		n += c->state > PROXY && c->addr.sa.sa_family == a->sa.sa_family &&
-		     memcmp(c->addr.sa.sa_data + 2, a->sa.sa_data + 2, 12) == 0;
+		n += c->state > PROXY && in_network(&c->addr, a, bits);
 	return n;
 }
 
@@ -959,17 +968,6 @@ find_slot(void)
 	if (oldest != NULL)
 		conn_close(oldest, "made room for a newcomer");
 	return oldest;
-}
-
-/* Whether the first bits of two addresses are the same. */
-static int
-in_network(const union address *a, const union address *net, long long bits)
-{
-	const unsigned char *x = ip_of(a), *y = ip_of(net);
-	size_t n = (size_t)bits / 8;
-
-	return a->sa.sa_family == net->sa.sa_family && memcmp(x, y, n) == 0 &&
-	       ((x[n] ^ y[n]) & 0xff & 0xff00 >> bits % 8) == 0;
 }
 
 /* One client a turn and listener.  Behind a proxy the limit waits for the client's address. */
