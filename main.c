@@ -811,7 +811,7 @@ conn_step(struct conn *c)
 	c->again = 1; /* lost wake-up 1 */
 }
 
-/* Flushes, writes, and adds what is to be polled; returns 0 when that was the end. */
+/* Flushes, writes, and adds what is to be polled; returns whether nothing is to be waited for. */
 static int
 interest(struct conn *c)
 {
@@ -836,7 +836,7 @@ interest(struct conn *c)
 	pfd[pfds++] = (struct pollfd){ c->fd, events, 0 };
 	if (c->bfd >= 0) /* -1: poll looks away, since POLLHUP would come unasked */
 		pfd[pfds++] = (struct pollfd){ backend != 0 ? c->bfd : -1, backend, 0 };
-	return 1;
+	return c->again;
 }
 
 /* Takes what poll said into the slot; POLLERR and POLLHUP come unasked. */
@@ -1110,9 +1110,8 @@ loop(void)
 		for (unsigned i = 0; i < cf.listeners; i++)
 			pfd[pfds++] = (struct pollfd){ paused || stopping ? -1 : cf.listener[i].fd,
 				POLLIN, 0 };
-		for (unsigned i = 0; i < awakes;) /* an end moves the last one here */
-			if (interest(awake[i]))
-				again |= awake[i++]->again;
+		for (unsigned i = awakes; i-- > 0;) /* an end moves one here that is in pfd */
+			again |= interest(awake[i]);
 		if (poll(pfd, pfds, again ? 0 : TICK) < 0)
 			usleep(10000); /* no memory for the list: no spin until there is */
 		clock_gettime(CLOCK_MONOTONIC, &ts);
