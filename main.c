@@ -113,7 +113,10 @@ read_file(const char *file, char *text, size_t size)
 	return used < size - 1 && strlen(text) == used ? wrong : "is too large or has a NUL byte";
 }
 
-/* Configuration: words from the command line and from a file, read by one table. */
+/*
+ * Configuration: words from the command line and from a file, read by one table.  Of rows with the
+ * same name the first is meant; the others, and those from "/PATH" on, are there for --help.
+ */
 
 enum kind { STRING, NUMBER, NAMES, LISTEN, CONFIG, ROUTE };
 
@@ -124,7 +127,7 @@ static const struct option {
 	long long min, max;
 } options[] = {
 	{ "--listen", " URL", "wss:// or ws://ADDRESS:PORT", LISTEN, NULL, 0, 0 },
-	{ "     ", ",client-ca=F,proxy=ADDRESS/BITS", "for this one", LISTEN, NULL, 0, 0 },
+	{ "--listen", " URL,client-ca=F,proxy=A/BITS", "for this one", LISTEN, NULL, 0, 0 },
 	{ "--cert", " FILE", "certificate chain in PEM, our own first", STRING, &cf.cert, 0, 0 },
 	{ "--key", " FILE", "its private key in PEM, EC or RSA", STRING, &cf.key, 0, 0 },
 	{ "--client-ca", " FILE", "whose certificates clients need", STRING, &cf.client_ca, 0, 0 },
@@ -297,7 +300,7 @@ take_word(const char *where, size_t dashes, char *word, char *next)
 	int both;
 
 	strsep(&value, "=");
-	while (o->kind != ROUTE && (*o->name == ' ' || strcmp(o->name + 2 - dashes, word) != 0))
+	while (o->kind != ROUTE && strcmp(o->name + 2 - dashes, word) != 0)
 		o++;
 	both = value == NULL && *o->value != '\0';
 	value = value != NULL ? value : both ? next : "1";
