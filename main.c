@@ -508,17 +508,16 @@ static const struct call {
 	{ __NR_open, ALWAYS, 1, WRITES, O_RDONLY },
 #endif
 #ifdef __NR_clock_gettime64 /* 32 bits */
-	{ __NR_clock_gettime64, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep_time64, ALWAYS, 0, 0, 0 },
-	{ __NR_ppoll_time64, ALWAYS, 0, 0, 0 }, { __NR_fstat64, ALWAYS, 0, 0, 0 },
-	{ __NR_fstatat64, ALWAYS, 0, 0, 0 }, { __NR_fcntl64, ALWAYS, 1, ~0U, F_SETFD },
-	{ __NR_mmap2, MEMORY, 0, 0, 0 },
+	{ __NR_clock_gettime64, ALWAYS, 0, 0, 0 }, { __NR_ppoll_time64, ALWAYS, 0, 0, 0 },
+	{ __NR_fstat64, ALWAYS, 0, 0, 0 }, { __NR_fstatat64, ALWAYS, 0, 0, 0 },
+	{ __NR_fcntl64, ALWAYS, 1, ~0U, F_SETFD }, { __NR_mmap2, MEMORY, 0, 0, 0 },
 #else
 	{ __NR_newfstatat, ALWAYS, 0, 0, 0 }, { __NR_mmap, MEMORY, 0, 0, 0 },
 #endif
 #ifdef __NR_clock_gettime32 /* 32 bits as musl has them */
-	{ __NR_clock_gettime32, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep_time32, ALWAYS, 0, 0, 0 },
+	{ __NR_clock_gettime32, ALWAYS, 0, 0, 0 },
 #else
-	{ __NR_clock_gettime, ALWAYS, 0, 0, 0 }, { __NR_clock_nanosleep, ALWAYS, 0, 0, 0 },
+	{ __NR_clock_gettime, ALWAYS, 0, 0, 0 },
 #endif
 #ifdef __NR_time /* is a client's certificate out of date? */
 	{ __NR_time, ALWAYS, 0, 0, 0 },
@@ -534,9 +533,9 @@ static const struct call {
 	/* bytes of clients, backends, files and signals, and to the log */
 	{ __NR_read, ALWAYS, 0, 0, 0 }, { __NR_sendto, ALWAYS, 0, 0, 0 },
 	{ __NR_write, ALWAYS, 0, 0, 0 }, { __NR_recvfrom, BACKENDS, 0, 0, 0 },
-	/* waiting; behind SIGCONT; if it fails */
+	/* waiting, also behind SIGCONT; the end */
 	{ __NR_ppoll, ALWAYS, 0, 0, 0 }, { __NR_epoll_pwait, ALWAYS, 0, 0, 0 },
-	{ __NR_restart_syscall, ALWAYS, 0, 0, 0 }, { __NR_nanosleep, ALWAYS, 0, 0, 0 },
+	{ __NR_restart_syscall, ALWAYS, 0, 0, 0 }, { __NR_exit_group, ALWAYS, 0, 0, 0 },
 	/* clients from their handshake over each rest to the end */
 	{ __NR_accept4, ALWAYS, 0, 0, 0 }, { __NR_getrandom, ALWAYS, 0, 0, 0 },
 	{ __NR_epoll_ctl, ALWAYS, 0, 0, 0 }, { __NR_madvise, ALWAYS, 2, ~0U, MADV_DONTNEED },
@@ -551,7 +550,7 @@ static const struct call {
 	{ __NR_openat, ALWAYS, 2, WRITES, O_RDONLY }, { __NR_fcntl, ALWAYS, 1, ~0U, F_SETFD },
 	{ __NR_fstat, ALWAYS, 0, 0, 0 }, { __NR_statx, ALWAYS, 0, 0, 0 },
 	/* a C library that would like more memory can do without it */
-	{ __NR_brk, MEMORY, 0, 0, 0 }, { __NR_exit_group, ALWAYS, 0, 0, 0 }
+	{ __NR_brk, MEMORY, 0, 0, 0 }
 };
 
 /* The beginning of our own ELF header, which the linker knows. */
@@ -1116,7 +1115,7 @@ loop(void)
 		for (unsigned i = awakes; i-- > 0;) /* an end moves one here that is in pfd */
 			again |= interest(awake[i]);
 		if (poll(pfd, pfds, again ? 0 : TICK) < 0)
-			usleep(10000); /* no memory for the list: no spin until there is */
+			poll(NULL, 0, 10); /* no memory for the list: no spin until there is */
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 		for (unsigned i = awakes; i-- > 0;) /* an end moves one here that was marked */

@@ -92,7 +92,6 @@ FAULTS = {                      # the most telling first; then those that nobody
     "sigprocmask": ("", ""),
     "signalfd": ("EMFILE ENFILE ENOMEM ENODEV", ""),
     "socket": ("EMFILE ENFILE ENOBUFS ENOMEM EACCES", ""),
-    "usleep": ("", ""),         # behind a poll that failed
     "write-log": ("EIO EAGAIN EINTR EPIPE ENOSPC short", "all"),
     "write-socket": ("EPIPE short EINTR EAGAIN ECONNRESET ETIMEDOUT ENOBUFS ENOMEM EIO", "short EINTR EAGAIN"),
 }

@@ -190,7 +190,6 @@ int __wrap_open(const char *file, int flags, ...);
 int __real_poll(struct pollfd *p, nfds_t n, int timeout);
 int __wrap_poll(struct pollfd *p, nfds_t n, int timeout);
 int __wrap_madvise(void *p, size_t n, int advice);
-int __wrap_usleep(useconds_t n);
 _Noreturn void __wrap_exit(int status);
 
 int
@@ -235,6 +234,10 @@ __wrap_poll(struct pollfd *p, nfds_t n, int timeout)
 {
 	if (n == 1)
 		return __real_poll(p, n, timeout); /* the log's */
+	if (n == 0) {
+		slept += timeout;
+		return 0;
+	}
 	patience = timeout;
 	stopping = 1;
 	return result(POLLING, 0);
@@ -247,13 +250,6 @@ __wrap_madvise(void *p, size_t n, int advice)
 	(void)n;
 	(void)advice;
 	return result(GIVING, 0);
-}
-
-int
-__wrap_usleep(useconds_t n)
-{
-	slept += n > 0;
-	return 0;
 }
 
 _Noreturn void
@@ -499,7 +495,7 @@ filtered_calls(void **state)
 			{ SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_RCVBUF, SO_MARK }, AF_UNIX },
 	};
 	static const int always[] = { SYS_read, SYS_write, SYS_sendto, SYS_ppoll, SYS_epoll_pwait,
-		SYS_epoll_ctl, SYS_restart_syscall, SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime,
+		SYS_epoll_ctl, SYS_restart_syscall, SYS_clock_gettime,
 		SYS_accept4, SYS_getrandom, SYS_shutdown, SYS_close, SYS_newfstatat, SYS_fstat, SYS_statx,
 		SYS_exit_group,
 #ifdef __x86_64__
@@ -766,7 +762,7 @@ no_poll(void **state)
 		error = ENOMEM;
 		slept = stopping = 0;
 		loop();
-		assert_int_equal(slept, fails);
+		assert_int_equal(slept, fails ? 10 : 0);
 		assert_int_equal(pfds, 3);
 	}
 	failing = NONE;
