@@ -677,9 +677,8 @@ confine(void)
 		setresgid((gid_t)gid, (gid_t)gid, (gid_t)gid) != 0 ||
 		setresuid((uid_t)uid, (uid_t)uid, (uid_t)uid) != 0) /* 4 */
 		die(1, "", "cannot become that user", NULL);
-	if (uid != 0 &&
-		(getuid() != (uid_t)uid || getgid() != (gid_t)gid ||
-			setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setgroups(0, NULL) == 0)) /* 5 */
+	if (uid != 0 && (getuid() != uid || getgid() != gid || /* 5 */
+				setresuid((uid_t)-1, 0, (uid_t)-1) == 0 || setgroups(0, NULL) == 0))
 		die(1, "", "user", "could be root again");
 	if (root && (wrong = load_files()) != NULL) /* 6 */
 		log_line(WARNING, "a reload will be refused: %s", wrong);
@@ -1109,9 +1108,8 @@ loop(void)
 		pfds = 0;
 		pfd[pfds++] = (struct pollfd){ signal_fd, POLLIN, 0 };
 		pfd[pfds++] = (struct pollfd){ epoll_fd, POLLIN, 0 };
-		for (unsigned i = 0; i < cf.listeners; i++)
-			pfd[pfds++] = (struct pollfd){ paused || stopping ? -1 : cf.listener[i].fd,
-				POLLIN, 0 };
+		for (const struct listener *l = cf.listener; l < cf.listener + cf.listeners; l++)
+			pfd[pfds++] = (struct pollfd){ paused || stopping ? -1 : l->fd, POLLIN, 0 };
 		for (unsigned i = awakes; i-- > 0;) /* an end moves one here that is in pfd */
 			again |= interest(awake[i]);
 		if (poll(pfd, pfds, again ? 0 : TICK) < 0)
