@@ -423,11 +423,8 @@ reserve(void)
 	slots = (void *)(tls + n * tls_size);
 	pfd = (void *)(slots + n);
 	awake = (void *)(pfd + polls);
-	for (size_t i = 0; i < n; i++)
-		slots[i] = (struct conn){ .fd = -1,
-			.bfd = -1,
-			.io = p + i * io_size,
-			.tls = (void *)(tls + i * tls_size) };
+	for (struct conn *c = slots; c < slots + n; c++, p += io_size, tls += tls_size)
+		*c = (struct conn){ .fd = -1, .bfd = -1, .io = p, .tls = (void *)tls };
 	p = (void *)(awake + n);
 	for (unsigned i = 0; i < cf.routes; p += cf.route[i++].hub.size)
 		cf.route[i].hub.ring = p;
