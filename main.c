@@ -477,8 +477,8 @@ open_descriptors(void)
 		/* clients inherit these two */
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 		setsockopt(l->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
-		if (bind(l->fd, &l->addr.sa, len) != 0 || listen(l->fd, SOMAXCONN) != 0 ||
-			getsockname(l->fd, &l->addr.sa, &len) != 0)
+		if (bind(l->fd, &l->addr.sa, len) != 0 || listen(l->fd, 4096) != 0 ||
+			getsockname(l->fd, &l->addr.sa, &len) != 0) /* musl's SOMAXCONN is 128 */
 			die(1, "listen on ", show_address(&l->addr), NULL);
 		log_line(INFO, "listening on %s%s", l->plain ? "ws://" : "wss://",
 			show_address(&l->addr));

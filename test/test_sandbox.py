@@ -276,6 +276,14 @@ def test_files_under_the_filter(wssd, built, home):
         assert c.request("GET", "/page.html", extra=[("If-None-Match", tag)]).status == 304
 
 
+def test_as_many_may_wait_whatever_the_library(wssd, built):
+    """Who comes in a burst waits for his turn to be accepted: musl's SOMAXCONN is 128, and who does not fit waits for seconds."""
+    s = wssd("--user", "nobody", tls=False, binary=built)
+    text = subprocess.check_output(["ss", "-Hltn", "sport = :%d" % s.port], encoding="utf-8")
+    with open("/proc/sys/net/core/somaxconn") as f:
+        assert [line.split()[2] for line in text.splitlines()] == [str(min(4096, int(f.read())))]
+
+
 # ---- user and root directory
 
 
