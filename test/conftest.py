@@ -28,6 +28,7 @@ import wsraw  # noqa: E402
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WSSD = os.environ.get("WSSD", os.path.join(TOP, "wssd"))
 WRAP = shlex.split(os.environ.get("WSSD_WRAP", ""))
+EMULATED = bool(WRAP) and os.path.basename(WRAP[0]).startswith("qemu-")  # another machine's
 SLOW = wsraw.SLOW
 ALARMS = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error|"
                     r"==\d+== (Conditional jump|Use of uninit|Invalid (read|write)|Syscall param)|\bbug: ")

@@ -248,8 +248,8 @@ class Box:
                  "rm -f /usr/local/sbin/wssd /usr/local/sbin/wssd-selfsign",
                  "cp %s /usr/local/sbin/wssd-selfsign" % shlex.quote(SELFSIGN)]
         more = [w for w in powers.words(WSSD, ["--user"], wrap.split()) if w]
-        if wrap or more:
-            lines.append("printf '#!/bin/sh\\nexec %%s \"$@\"\\n' %s > /usr/local/sbin/wssd"
+        if wrap or more:  # by its own name, for pidof
+            lines.append("printf '#!/bin/bash\\nexec -a wssd %%s \"$@\"\\n' %s > /usr/local/sbin/wssd"
                          % shlex.quote(" ".join([wrap, shlex.quote(WSSD)] + more)))
             lines.append("chmod 755 /usr/local/sbin/wssd")
         else:

@@ -342,7 +342,7 @@ def test_reader_that_never_reads(wssd, tmp_path, path, tls):
     """Stopped at once, dropped at the deadline, with no more than its windows held for it."""
     (tmp_path / "big.bin").write_bytes(bytes(32 * MIB))
     with Backend() as backend, contextlib.ExitStack() as stack:
-        s = wssd("/hub=hub", "/stream=" + backend.route, "--timeout", "1", root=tmp_path, tls=tls)
+        s = wssd("/hub=hub", "/stream=" + backend.route, "--timeout", max(1, round(SLOW / 2)), root=tmp_path, tls=tls)
         stack.enter_context(attack(s, queued=8 * MIB))
         clients = []
         for _ in range(8):

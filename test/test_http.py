@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+import conftest
 import peers
 import wsraw
 from wsraw import TEXT, frame, head
@@ -735,6 +736,7 @@ def test_unreadable_file(wssd, tree, tmp_path):
         wrap = ["setpriv", "--inh-caps=" + caps, "--bounding-set=" + caps]
         if not shutil.which("setpriv") or subprocess.run(wrap + ["true"], stderr=subprocess.DEVNULL).returncode:
             pytest.skip("root cannot drop the right to read everything here")
+        wrap += conftest.WRAP if conftest.EMULATED else []
     try:
         c = wssd(root=tmp_path, wrap=wrap).connect()
         assert c.request("GET", "/locked.txt").status == 404

@@ -17,6 +17,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+import conftest
 import peers
 import pki as pki_module
 import wsraw
@@ -182,7 +183,7 @@ def test_servers_order_counts(servers):
         assert said.reply, said.text
         chosen.add(said.cipher)
     assert len(chosen) == 1, chosen
-    aes = " aes " in open("/proc/cpuinfo").read().replace("\n", " ")
+    aes = not conftest.EMULATED and " aes " in open("/proc/cpuinfo").read().replace("\n", " ")
     assert chosen == {names[0] if aes else names[2]} or chosen == {names[1]}, chosen
 
 
