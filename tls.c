@@ -311,7 +311,11 @@ tls_open(struct conn *c)
 	eng->log_max_frag_len = 9; /* no record is longer, it thinks, and grants no shorter ones */
 	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
 	if (cas > 0) { /* and no cache: a resumed session would have no certificate */
+		int64_t date = time(NULL); /* BearSSL's own time_t may end in 2038 */
+
 		br_x509_minimal_init(xc, &br_sha256_vtable, ca, cas);
+		br_x509_minimal_set_time(
+			xc, (uint32_t)(date / 86400 + 719528), (uint32_t)(date % 86400));
 		br_x509_minimal_set_rsa(xc, eng->irsavrfy);
 		br_x509_minimal_set_ecdsa(xc, &curves[1], eng->iecdsa);
 		xc->mhash = eng->mhash;

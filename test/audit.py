@@ -13,8 +13,8 @@ import sys
 import tempfile
 
 SOURCES = ["ws.h", "main.c", "tls.c", "http.c", "ws.c"]
-CODE_LINES = 2606   # neither blank nor only comment, in all five; the aim is 2000
-ALL_LINES = 3402    # wc -l
+CODE_LINES = 2609   # neither blank nor only comment, in all five; the aim is 2000
+ALL_LINES = 3406    # wc -l
 COLUMNS = 100       # a tab reaches to the next multiple of 8
 FUNCTION_LINES = 60
 SHOWN = 15          # findings of a check that are printed

@@ -1,6 +1,7 @@
 """The time of day jumps by decades, both ways, as on a gateway whose clock nobody has set when it boots: deadlines and
 pings do not notice, and what the log says of certificates tells what the clock is."""
 
+import calendar
 import mmap
 import os
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+from cryptography import x509
 
 import pki as pki_module
 import wsraw
@@ -136,6 +138,22 @@ def visit(s):
         return c.request()
 
 
+def is_let_in(s, context):
+    with s.connect(context) as c:
+        c.open().send_text("it is me")
+        c.expect_text("it is me")
+
+
+def is_refused(s, context, year):
+    here = s.here()
+    with s.connect(context, handshake=False) as c:
+        with pytest.raises((ssl.SSLError, wsraw.Ended, OSError)):
+            c.handshake()
+            c.request()
+        s.wait_log(r"^127\.0\.0\.1:%d .*: TLS: client certificate out of date: the clock says %d \(54\)$" % (c.local[1], year),
+                   since=here)
+
+
 def test_certificates_and_a_clock_that_was_never_set(wssd, clock, tmp_path):
     """BearSSL does not tell "expired" from "not yet valid"; the year of the clock does."""
     maker = pki_module.Pki(tmp_path)
@@ -144,33 +162,37 @@ def test_certificates_and_a_clock_that_was_never_set(wssd, clock, tmp_path):
     context = wsraw.client_context(certfile=device.cert, keyfile=device.key)
     s = wssd("--verbose", env=clock.env, listen=["wss://127.0.0.1:0,client-ca=" + ca.cert, "wss://127.0.0.1:0"],
              probe=visit)
-    for year in (1970, 2000, 2100, None):
-        here = s.here()
-        if year is None:
-            clock.put()
-            with s.connect(context) as c:
-                c.open().send_text("it is me")
-                c.expect_text("it is me")
-            continue
+    for year in (1970, 2000, 2100):
         clock.put_year(year)
-        with s.connect(context, handshake=False) as c:
-            with pytest.raises((ssl.SSLError, wsraw.Ended, OSError)):
-                c.handshake()
-                c.request()
-            s.wait_log(r"^127\.0\.0\.1:%d .*: TLS: client certificate out of date: the clock says %d \(54\)$"
-                       % (c.local[1], year), since=here)
+        is_refused(s, context, year)
+    clock.put()
+    is_let_in(s, context)
     # our own certificate is the client's affair
     clock.put_year(1970)
     assert visit(s).status == 404
 
 
-def test_devices_after_2038(wssd, clock, tmp_path):
-    """On a machine of 32 bits as well, and whatever BearSSL was built for: it is told the time."""
+def test_devices_after_2038(wssd, clock, tmp_path, monkeypatch):
+    """A certificate begins and ends at its second, in whatever year: on a machine of 32 bits as well, and whatever BearSSL was
+    built for, since it is told the time."""
     maker = pki_module.Pki(tmp_path)
-    ca = maker.pair("devices", "ec256", None, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign", days=20000)
-    device = maker.client("device", issuer=ca, days=20000)
-    clock.put_year(2040)
+    with monkeypatch.context() as m:
+        for name in clock.env:
+            m.setenv(name, clock.env[name])
+        clock.put(43200 - time.time() % 86400)  # a day of 86,399 s, or 86,401, would be half a day out at the end
+        ca = maker.pair("devices", "ec256", None, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign",
+                        days=28000)
+        device = maker.client("device", issuer=ca, days=27000)
+    with open(device.cert, "rb") as f:
+        read = x509.load_pem_x509_certificate(f.read())
+    begin, end = (calendar.timegm(t.timetuple()) for t in (read.not_valid_before, read.not_valid_after))
+    assert time.gmtime(end).tm_year > 2090
+    context = wsraw.client_context(certfile=device.cert, keyfile=device.key)
     s = wssd("--verbose", env=clock.env, listen=["wss://127.0.0.1:0,client-ca=" + ca.cert, "wss://127.0.0.1:0"], probe=visit)
-    with s.connect(wsraw.client_context(certfile=device.cert, keyfile=device.key)) as c:
-        c.open().send_text("it is me")
-        c.expect_text("it is me")
+    near = 20 * SLOW
+    for second in (begin + 2, (begin + end) // 2, end - near):
+        clock.put(second - time.time())
+        is_let_in(s, context)
+    for second in (begin - near, end + 2):
+        clock.put(second - time.time())
+        is_refused(s, context, time.gmtime(second).tm_year)
