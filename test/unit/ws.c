@@ -146,6 +146,29 @@ losing(void **state)
 	}
 }
 
+/* Room is waited for when a backend took less than all, and only then. */
+static void
+taking(void **state)
+{
+	static const struct backend stream; /* not whole: bytes, no packets */
+	static unsigned char bytes[1 << 20];
+	struct route r = { .backend = &stream };
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	struct conn c = { .state = OPEN, .route = &r, .bfd = fds[0] };
+	assert_int_equal(stream_input(&c, bytes, 5), 5);
+	assert_int_equal(c.bfull, 0);
+	ssize_t n = stream_input(&c, bytes, sizeof bytes);
+	assert_in_range(n, 1, sizeof bytes - 1);
+	assert_int_equal(c.bfull, 1);
+	assert_int_equal(stream_input(&c, bytes, 5), -1);
+	assert_int_equal(c.bfull, 1);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 int
 main(void)
 {
@@ -155,6 +178,7 @@ main(void)
 		cmocka_unit_test(connecting),
 		cmocka_unit_test(no_socket),
 		cmocka_unit_test(losing),
+		cmocka_unit_test(taking),
 	};
 
 	return cmocka_run_group_tests_name("ws", tests, NULL, NULL);
