@@ -19,8 +19,8 @@ SLOW = wsraw.SLOW
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 YEAR = 31556952
 
-# The shim has to come before a sanitizer's library. A wrapper that becomes the server (prlimit) does not notice it; an emulator
-# asks the clocks for the server.
+# The shim has to come before a sanitizer's library. A wrapper that becomes the server (prlimit) does not notice it; an
+# emulator asks the clocks for the server.
 pytestmark = [pytest.mark.plain, pytest.mark.skipif(os.environ.get("WSSD_WRAP", "").startswith("valgrind"),
                                                     reason="the shim is for the server alone, and not for valgrind")]
 
@@ -149,8 +149,8 @@ def is_refused(s, context, year):
         with pytest.raises((ssl.SSLError, wsraw.Ended, OSError)):
             c.handshake()
             c.request()
-        s.wait_log(r"^127\.0\.0\.1:%d .*: TLS: client certificate out of date: the clock says %d \(54\)$" % (c.local[1], year),
-                   since=here)
+        s.wait_log(r"^127\.0\.0\.1:%d .*: TLS: client certificate out of date: the clock says %d \(54\)$"
+                   % (c.local[1], year), since=here)
 
 
 def test_certificates_and_a_clock_that_was_never_set(wssd, clock, tmp_path):
@@ -172,8 +172,8 @@ def test_certificates_and_a_clock_that_was_never_set(wssd, clock, tmp_path):
 
 
 def test_devices_after_2038(wssd, clock, tmp_path, monkeypatch):
-    """A certificate begins and ends at its second, in whatever year: on a machine of 32 bits as well, and whatever BearSSL was
-    built for, since it is told the time."""
+    """A certificate begins and ends at its second, in whatever year: on a machine of 32 bits as well, and whatever BearSSL
+    was built for, since it is told the time."""
     maker = pki_module.Pki(tmp_path)
     with monkeypatch.context() as m:
         for name in clock.env:
