@@ -5,7 +5,7 @@
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things; SYSTEMD=DIR: the units, too, for example /etc/systemd/system
 #   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
-#   TARGET              of `make fuzz`, `make cross`: which, if not all
+#   TARGET              of `make fuzz`, `make cross`, `make emulated`: which, if not all
 #   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`, `make audit`
 #   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
@@ -95,6 +95,12 @@ deb:
 cross:
 	@sh test/install cross
 	$(PYTHON) test/cross.py $(TARGET)
+
+# The system tests against four of them, by qemu's user mode, or against those of TARGET.
+emulated:
+	@sh test/install run test cross emulated
+	@$(MAKE) all
+	t="$(TARGET)" && $(PYTHON) test/emulated.py --jobs $(JOBS) $${t:-armv7 aarch64 mipsel mips}
 
 # For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile
@@ -203,6 +209,7 @@ help:
 	@echo 'make install  to $$(DESTDIR)$$(PREFIX), now $(DESTDIR)$(PREFIX); SYSTEMD=DIR adds the units (make install-units)'
 	@echo 'make deb      Debian package, in build/deb'
 	@echo 'make cross    static programs for other machines, or those of TARGET, in build/cross'
+	@echo 'make emulated the system tests against those for ARM and MIPS, or those of TARGET, by qemu'
 	@echo 'make test     the tests, less than 5 minutes'
 	@echo 'make deep     the long ones: sanitizers, valgrind, analyzers, gigabytes'
 	@echo 'make prove    proofs of the parsers and of the ring; make prove-mutants: that they can fail'
@@ -217,5 +224,5 @@ help:
 	@echo 'make audit    size, boundaries, warnings, analyzers; breaks ten claims of AUDIT.md, which must be noticed'
 	@echo 'make clean    remove what make built'
 
-.PHONY: all install install-units deb cross run test deep coverage prove prove-mutants fuzz fuzz-afl
+.PHONY: all install install-units deb cross emulated run test deep coverage prove prove-mutants fuzz fuzz-afl
 .PHONY: fuzz-check soak vm mutate bench bench-counts audit clean help

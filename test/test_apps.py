@@ -22,6 +22,9 @@ rnd = random.Random(23)
 # ---------------------------------------------------------------------------------------------- the application server
 
 
+PACKETS = pytest.mark.native  # qemu-user does not know SO_PEEK_OFF, with which a packet's length is asked
+
+
 class Bus:
     """A client of /bus that speaks JSON."""
 
@@ -61,6 +64,7 @@ def app(application):
         wsraw.close_all()
 
 
+@PACKETS
 def test_requests_answers_and_changes(app):
     a, b, c = Bus(), Bus(), Bus()
     assert a.state == b.state == c.state
@@ -78,6 +82,7 @@ def test_requests_answers_and_changes(app):
                                      '{"set": ["lamp"], "to": 1}', '{"set": "level", "to": NaN}', "ü" * 20000,
                                      '{"set": "level", "to": "on"}', '{"set": "level", "to": []}', "9" * 20000],
                          ids=lambda m: m[:26])
+@PACKETS
 def test_what_is_no_request_harms_nobody(app, message):
     a, b = Bus(), Bus()
     if message:
@@ -91,6 +96,7 @@ def test_what_is_no_request_harms_nobody(app, message):
     assert (a.get(), a.get(), b.get()) == ({"id": "x", "ok": True}, {"level": 3}, {"level": 3})
 
 
+@PACKETS
 def test_many_at_once(app):
     """Everybody hears the same changes in the same order, whoever comes and goes meanwhile."""
     crowd = [Bus() for _ in range(20)]
@@ -110,6 +116,7 @@ def test_many_at_once(app):
         x.ws.close_handshake()
 
 
+@PACKETS
 def test_one_that_does_not_read_stops_nobody(app):
     """It is sent away; nobody waits for it."""
     a, lazy = Bus(), Bus()
@@ -126,6 +133,7 @@ def test_one_that_does_not_read_stops_nobody(app):
     assert Bus().state["level"] == 0
 
 
+@PACKETS
 def test_wssd_leaves_with_something_unread(application):
     """As it does when a client vanishes while the program talks: no more than an end to it, and the others go on."""
     box, job = application
@@ -142,6 +150,7 @@ def test_wssd_leaves_with_something_unread(application):
     assert job.alive() and not [line for line in job.lines() if "Traceback" in line]
 
 
+@PACKETS
 def test_program_is_started_again():
     """Its clients get a Close; a socket file that the last run left is no obstacle."""
     r = recipes.recipe("application server")

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 import cross
+import emulated
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -95,3 +96,10 @@ def test_packages_have_each_compiler():
     for t in cross.TARGETS.values():
         assert t.machine == cross.X86_64 or "gcc-" + t.tools in packages
     assert {"musl-tools", "dpkg-dev"} <= packages
+
+
+def test_what_is_left_out_of_emulation():
+    """Is there: a file with another name would be left in, or its tests out."""
+    named = [f for files in emulated.OTHERS.values() for f in files.split()] + emulated.SHORT.split()
+    assert len(set(named)) == len(named)
+    assert all(os.path.exists(os.path.join(TOP, "test", "test_%s.py" % f)) for f in named)
