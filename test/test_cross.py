@@ -1,8 +1,11 @@
-"""For other machines: what cross.py refuses, and the README's table."""
+"""For other machines: what cross.py refuses, the README's table and commands, and 32 bits that do not end in 2038."""
 
 import os
 import re
+import shutil
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ import cross
 import emulated
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SLOW = float(os.environ.get("WSSD_SLOW", "1"))
 
 
 def readme():
@@ -23,6 +27,13 @@ def rows():
     text = text[text.index(cross.FENCE[0]):text.index(cross.FENCE[1])]
     found = [[c.strip() for c in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")][2:]
     return {r[0]: (r[1], r[2], int(r[3].replace(",", "")), int(r[4].replace(",", ""))) for r in found}
+
+
+def test_what_is_left_out_of_emulation():
+    """Is there: a file with another name would be left in, or its tests out."""
+    named = [f for files in emulated.OTHERS.values() for f in files.split()] + emulated.SHORT.split()
+    assert len(set(named)) == len(named)
+    assert all(os.path.exists(os.path.join(TOP, "test", "test_%s.py" % f)) for f in named)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
@@ -98,8 +109,121 @@ def test_packages_have_each_compiler():
     assert {"musl-tools", "dpkg-dev"} <= packages
 
 
-def test_what_is_left_out_of_emulation():
-    """Is there: a file with another name would be left in, or its tests out."""
-    named = [f for files in emulated.OTHERS.values() for f in files.split()] + emulated.SHORT.split()
-    assert len(set(named)) == len(named)
-    assert all(os.path.exists(os.path.join(TOP, "test", "test_%s.py" % f)) for f in named)
+# ---------------------------------------------------------------------------------------------- what is built
+
+
+def run(*command, cwd, status=0, **env):
+    e = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "WSSD", "PYTEST"))}
+    r = subprocess.run([str(c) for c in command], cwd=cwd, env=dict(e, **env), stdin=subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900 * SLOW)
+    text = r.stdout.decode(errors="replace")
+    assert (r.returncode == 0) == (status == 0), text[-3000:]
+    return text
+
+
+@pytest.fixture(scope="session")
+def armv7():
+    """The directory of the programs for armv7, and the prefix of their BearSSL."""
+    run(sys.executable, os.path.join(TOP, "test", "cross.py"), "armv7", cwd=TOP)
+    return os.path.join(cross.OUT, "armv7"), os.path.join(cross.OUT, "bearssl", "armv7")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the sources, in which nothing was built."""
+    there = tmp_path / "wssd"
+    (there / "dist").mkdir(parents=True)
+    for f in cross.SOURCES:
+        shutil.copy2(os.path.join(TOP, f), there / f)
+    return there
+
+
+def foreign(path):
+    """This machine cannot run it, so that nobody can have."""
+    with pytest.raises(OSError):
+        subprocess.run([str(path), "--version"])
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1200)
+def test_commands_of_the_readme(armv7, copy, tmp_path):
+    """With a compiler of one's own: static by the README's lines, and with the target's C library by plain make."""
+    shutil.copytree(cross.apt_source("bearssl"), tmp_path / "bearssl")
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", readme(), re.M | re.S)
+    assert "CC=arm-linux-gnueabihf-gcc" in block
+    text = run("sh", "-ec", block, cwd=copy)
+    assert "warning" not in text, text[-3000:]
+    for f in cross.PROGRAMS:
+        assert cross.elf(str(copy / f))[:7] == (32, "little", cross.ARM, "EXEC", False, False, False)
+        foreign(copy / f)
+    assert run("qemu-arm", copy / "wssd", "--version", cwd=copy).startswith("wssd ")
+
+    run("make", "clean", cwd=copy)
+    text = run("make", "CC=arm-linux-gnueabihf-gcc", "BEARSSL=%s" % armv7[1], cwd=copy)
+    assert "warning" not in text, text[-3000:]
+    needed = run("arm-linux-gnueabihf-readelf", "-dW", copy / "wssd", cwd=copy)
+    assert set(re.findall(r"NEEDED.*\[(.*?)\]", needed)) <= {"libc.so.6", "ld-linux-armhf.so.3"}
+    assert cross.elf(str(copy / "wssd"))[:5] == (32, "little", cross.ARM, "DYN", True)
+    foreign(copy / "wssd")
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("call", ["(void)getpwnam(\"root\")", "(void)getaddrinfo(\"localhost\", \"1\", NULL, NULL)"])
+def test_calls_that_a_static_libc_cannot_serve(armv7, copy, monkeypatch, tmp_path, call):
+    """The linker's warning is the end of the build."""
+    out = tmp_path / "cross"
+    out.mkdir()
+    for d in ("source", "bearssl"):
+        os.symlink(os.path.join(cross.OUT, d), out / d)
+    main = (copy / "main.c").read_text()
+    assert main.count("\nmain(int argc, char **argv)\n{\n") == 1
+    monkeypatch.setattr(cross, "TOP", str(copy))
+    monkeypatch.setattr(cross, "OUT", str(out))
+    (copy / "main.c").write_text("#include <netdb.h>\n#include <pwd.h>\n" + main.replace(
+        "\nmain(int argc, char **argv)\n{\n", "\nmain(int argc, char **argv)\n{\n\t%s;\n" % call))
+    with pytest.raises(cross.Failed, match="statically linked applications"):
+        cross.build("armv7", cross.CFLAGS)
+    assert not os.path.exists(out / "armv7" / "wssd")
+
+
+@pytest.mark.deep
+def test_sizes_of_the_readme(armv7):
+    """They are those of the sources as they are, or of some a little older."""
+    for f, size in zip(cross.PROGRAMS, rows()["armv7"][2:]):
+        now = os.path.getsize(os.path.join(armv7[0], f))
+        assert abs(now - size) < 0.03 * size, "%s has %d bytes; cross.py --write renews the table" % (f, now)
+
+
+# The names by which glibc has those calls for a time_t of 32 bits, if a program was compiled for that.
+OLD = set("time clock_gettime clock_settime gettimeofday stat fstat fstatat lstat stat64 fstat64 fstatat64 lstat64 "
+          "ppoll __ppoll_chk select pselect nanosleep clock_nanosleep utimensat futimens utimes gmtime gmtime_r "
+          "localtime localtime_r mktime timegm timerfd_settime recvmmsg epoll_pwait2 setitimer getitimer".split())
+WARN = "-O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Werror"
+COMPILERS = {
+    "gcc for armv7": "arm-linux-gnueabihf-gcc",
+    "gcc for i386": "i686-linux-gnu-gcc",
+    "clang for armv7": "clang --target=arm-linux-gnueabihf -isystem /usr/arm-linux-gnueabihf/include",
+}
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", COMPILERS)
+def test_c11_and_time_on_32_bits(armv7, copy, name):
+    """As the Makefile has it compiled, nobody complains, and time_t has 64 bits: no call for one of 32 is left."""
+    objects = ["main.o", "tls.o", "http.o", "ws.o", "dist/selfsign.o"]
+    text = run("make", "CC=" + COMPILERS[name], "CFLAGS=%s -DBUILD_DATE=1" % WARN, "BEARSSL=" + armv7[1], *objects, cwd=copy)
+    assert text.count("-std=c11") == len(objects) and "-Wpedantic" in text
+    calls = {line.split()[-1] for o in objects for line in run("nm", "-u", o, cwd=copy).splitlines()}
+    assert not calls & OLD
+    assert {"__clock_gettime64", "__time64"} <= calls and any(c.startswith(("__fstat64_time64", "__fstatat64_time64"))
+                                                              for c in calls), calls
+
+
+@pytest.mark.deep
+def test_time_of_32_bits_would_be_noticed(armv7, copy):
+    makefile = (copy / "Makefile").read_text()
+    assert makefile.count("-D_TIME_BITS=64") == 1
+    (copy / "Makefile").write_text(makefile.replace("-D_TIME_BITS=64", ""))
+    run("make", "CC=arm-linux-gnueabihf-gcc", "BEARSSL=" + armv7[1], "main.o", cwd=copy)
+    assert {line.split()[-1] for line in run("nm", "-u", "main.o", cwd=copy).splitlines()} & OLD
