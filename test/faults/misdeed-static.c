@@ -18,8 +18,5 @@ int __wrap_prctl(int, ...);
 #define prctl __wrap_prctl
 #define dlsym(handle, name) \
 	(name[1] == 'o' ? (void *)(uintptr_t)__real_poll : (void *)(uintptr_t)__real_prctl)
-#ifndef SYS_mmap /* 32-bit ARM */
-#define SYS_mmap SYS_mmap2
-#endif
 
 #include "misdeed.c"

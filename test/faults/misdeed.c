@@ -26,7 +26,12 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef SYS_mmap /* 32-bit ARM */
+#define SYS_mmap SYS_mmap2
+#endif
 
 static char page[2 * 65536];
 
@@ -137,9 +142,13 @@ misbehave(const char *name)
 					 strncmp(d->name, "mre", 3) == 0))
 			a[0] = (long)aligned();
 		result = syscall(d->number, a[0], a[1], a[2], a[3], a[4], a[5]);
-		if (result == 0 && (strcmp(d->name, "fork") == 0 || strcmp(d->name, "clone") == 0))
-			_exit(0); /* the child */
-		say(d->name, result < 0 ? errno : 0);
+		if (result >= 0 && (strcmp(d->name, "fork") == 0 || strcmp(d->name, "clone") == 0)) {
+			if (result == 0)
+				_exit(0); /* the child */
+			/* its SIGCHLD would stop us once ptrace is done */
+			waitpid((pid_t)result, NULL, 0);
+		}
+		say(d->name, result == -1 ? errno : 0); /* an address may be negative */
 	}
 	say("end", 0);
 }
@@ -158,6 +167,11 @@ poll(struct pollfd *p, nfds_t n, int timeout)
 		misbehave(name);
 	return real(p, n, timeout);
 }
+
+#ifndef prctl /* which misdeed-static.c defines */
+/* What a program with 64 bits of time calls on a machine of 32. */
+int __prctl_time64(int, ...) __attribute__((alias("prctl"), nothrow, leaf));
+#endif
 
 /* MISDEED=refuse=ERRNO: no filter. */
 int
