@@ -665,6 +665,7 @@ def test_backend_ended_and_the_client_still_writes(wssd, tls, tmp_path, messages
             b = backend.accept()
             c.send_binary(b"go")
             assert peers.read_exactly(b, 2) == b"go"
+            b.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(data))  # room for all: it ends before more comes
             t = threading.Thread(target=lambda: (b.sendall(data), b.close()), daemon=True)
             t.start()
             time.sleep(0.4)
