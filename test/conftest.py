@@ -1,7 +1,8 @@
 """What every test stands on: certificates, and servers that must outlive each test unharmed.
 
 Environment: WSSD (the binary, default ./wssd of the checkout), WSSD_WRAP (words put before it, such as valgrind or qemu),
-WSSD_SLOW (a factor on every time limit), WSSD_SELFSIGN (default dist/selfsign).
+WSSD_SLOW (a factor on every time limit), WSSD_SELFSIGN (default dist/selfsign), WSSD_FILTERED (a server fails that starts
+without the filter of system calls, unless --no-sandbox or a preloaded library says so).
 
 After every test each server it used must be alive, must answer a fresh request, must have given back every slot, backend
 and descriptor once the test's clients are closed, must not have met a case that cannot happen (bugs=0), and must not have
@@ -134,6 +135,8 @@ class Server(logs.Logged):
             self.plain_port = next((p for k, p in kinds if k == "ws"), None)
             self.counters()  # the handler is in place, and the base line is that of a loop that runs
             self.fds0 = self.fds()
+            if "WSSD_FILTERED" in os.environ and "--no-sandbox" not in words and "LD_PRELOAD" not in env:
+                assert self.filtered(), "system calls are not filtered"
         except BaseException:
             self.kill()
             raise
@@ -174,6 +177,10 @@ class Server(logs.Logged):
         """Resident memory in KiB."""
         with open("/proc/%d/status" % self.pid) as f:
             return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+
+    def filtered(self):
+        with open("/proc/%d/status" % self.pid) as f:
+            return re.search(r"(?m)^Seccomp:\s+2$", f.read()) is not None
 
     def cpu(self):
         """User and system time so far, in seconds."""
