@@ -41,13 +41,13 @@ CLIENTS = 100
 APPLETS = "cat chown grep insmod ip kill mount nc poweroff sh stty timeout".split()
 ENDED, KILLED = 128 + 31, 128 + 9  # statuses in a shell: SIGSYS, SIGKILL
 
-# what Debian calls it and its kernel; what cross.py calls it; how qemu makes one; its console, its modules in order
-Kind = collections.namedtuple("Kind", "arch kernel target qemu console modules")
+# what Debian calls it and its kernel; what cross.py calls it; how qemu makes one; its network card, console, modules
+Kind = collections.namedtuple("Kind", "arch kernel target qemu card console modules")
 KINDS = {
-    "arm": Kind("armhf", "armmp", "armv7", "qemu-system-arm -M virt -device virtio-net-device,netdev=net", "ttyAMA0",
+    "arm": Kind("armhf", "armmp", "armv7", "qemu-system-arm -M virt", "virtio-net-device,netdev=net", "ttyAMA0",
                 "failover net_failover virtio_net virtio_mmio"),
-    "s390x": Kind("s390x", "s390x", "s390x", "qemu-system-s390x -M s390-ccw-virtio -device virtio-net-ccw,netdev=net",
-                  "ttysclp0", "failover net_failover virtio_net"),
+    "s390x": Kind("s390x", "s390x", "s390x", "qemu-system-s390x -M s390-ccw-virtio", "virtio-net-ccw,netdev=net", "ttysclp0",
+                  "failover net_failover virtio_net"),
 }
 
 INIT = """#!/bin/sh
@@ -84,34 +84,47 @@ done
 # ---- what it is made of
 
 
-def debian(kind):
-    """The kernel package and busybox of another architecture, unpacked; their directory."""
-    there, base = os.path.join(OUT, kind.arch), os.path.join(OUT, "apt-" + kind.arch)
-    if os.path.isdir(there):
-        return there
+@contextlib.contextmanager
+def archive(arch):
+    """Debian's packages for another architecture: a function that runs a program of apt's, the lists being fetched, and a
+    directory for what it downloads, which is gone in the end."""
+    base = os.path.join(OUT, "apt-" + arch)
     shutil.rmtree(base, ignore_errors=True)
-    for d in ("lists/partial", "cache/archives/partial", "empty", "files"):
+    for d in ("lists/partial", "cache", "empty", "files/partial"):
         os.makedirs(os.path.join(base, d))
     known = cross.run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
     with open(base + "/sources.list", "w") as f:
         f.writelines(sorted({"deb %s\n" % line for line in known.splitlines()}))
     open(base + "/status", "w").close()
-    options = ["APT::Architecture=" + kind.arch, "APT::Architectures=" + kind.arch, "APT::Sandbox::User=root",
+    options = ["APT::Architecture=" + arch, "APT::Architectures=" + arch, "APT::Sandbox::User=root",
                "Dir::Etc::sourcelist=" + base + "/sources.list", "Dir::Etc::sourceparts=" + base + "/empty",
                "Dir::State::lists=" + base + "/lists", "Dir::State::status=" + base + "/status",
-               "Dir::Cache=" + base + "/cache", "Acquire::Languages=none"]
+               "Dir::Cache=" + base + "/cache", "Dir::Cache::archives=" + base + "/files", "Debug::NoLocking=true",
+               "Acquire::Languages=none"]
     options = [w for o in options for w in ("-o", o)]
+
+    def apt(program, *words):
+        return cross.run(*cross.NICE, program, "-q", *options, *words, cwd=base + "/files")
     try:
-        cross.run("apt-get", "-q", *options, "update")
+        apt("apt-get", "update")
     except cross.Failed as e:
         cross.note("not all lists: %s" % e)  # not every archive has every architecture; the download will tell
-    depends = cross.run("apt-cache", *options, "depends", "linux-image-" + kind.kernel)
-    kernel = re.search(r"Depends: (linux-image-\S+)", depends).group(1)
-    cross.run("apt-get", "-q", *options, "download", kernel, "busybox-static", cwd=base + "/files")
-    for package in glob.glob(base + "/files/*.deb"):
-        cross.run("dpkg-deb", "-x", package, base + "/root")
-    os.rename(base + "/root", there)
+    yield apt, base + "/files"
     shutil.rmtree(base)
+
+
+def debian(kind):
+    """The kernel package and busybox of another architecture, unpacked; their directory."""
+    there = os.path.join(OUT, kind.arch)
+    if os.path.isdir(there):
+        return there
+    with archive(kind.arch) as (apt, files):
+        depends = apt("apt-cache", "depends", "linux-image-" + kind.kernel)
+        kernel = re.search(r"Depends: (linux-image-\S+)", depends).group(1)
+        apt("apt-get", "download", kernel, "busybox-static")
+        for package in glob.glob(files + "/*.deb"):
+            cross.run("dpkg-deb", "-x", package, files + "/root")
+        os.rename(files + "/root", there)
     return there
 
 
@@ -178,28 +191,34 @@ class Machine(logs.Logged):
         with cross.locked():
             programs = cross.build(kind.target, cross.CFLAGS)
             misdeed = misbehaving(kind)
-        self.place = place
         with open(place + "/initrd", "wb") as f:
             f.write(initramfs(kind, root, programs, misdeed))
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        self.began = time.monotonic()
+        # an instruction in 2 ns of its own time
+        self.boot(kind, root, place, memory, ["-device", kind.card, "-icount", "shift=1", "-netdev",
+                                              "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:8443" % self.port])
+
+    def boot(self, kind, root, place, memory, words):
+        """Power on: with place/initrd and what these words add."""
+        self.place, self.began = place, time.monotonic()
         self.proc = subprocess.Popen(
             kind.qemu.split() + ["-m", str(memory), "-kernel", glob.glob(root + "/boot/vmlinuz-*")[0], "-initrd",
                                  place + "/initrd", "-append", "console=%s quiet loglevel=3 panic=-1" % kind.console,
-                                 "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-                                 "-icount", "shift=1", "-netdev",
-                                 "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:8443" % self.port],
+                                 "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"] + words,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG: it does not outlive us
         self.follow(self.proc.stdout)
 
+    def tell(self, command):
+        self.proc.stdin.write(command.encode() + b"\n")
+        self.proc.stdin.flush()
+
     def ask(self, command, timeout=10):
         """What a command says on the serial line; its status must be 0."""
         here = self.here()
-        self.proc.stdin.write(command.encode() + b"\n")
-        self.proc.stdin.flush()
+        self.tell(command)
         status = self.wait_log(r"^status (\d+)", timeout, here)[1]
         lines = [line.rstrip("\r") for line in self.lines(here)]
         said = "\n".join(lines[:lines.index("status " + status)])
@@ -351,8 +370,7 @@ def reload(m):
 def ends(m):
     """SIGTERM ends wssd with status 0, and the machine can be switched off"""
     m.ask("kill $server; wait $server")
-    m.proc.stdin.write(b"poweroff -f\n")
-    m.proc.stdin.flush()
+    m.tell("poweroff -f")
     assert m.proc.wait(10 * wsraw.SLOW) == 0
     return "and qemu with it"
 
