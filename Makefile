@@ -5,7 +5,7 @@
 #   BEARSSL=DIR         a BearSSL source tree (inc/, build/libbearssl.a) or a prefix (include/, lib/)
 #   DESTDIR PREFIX      where `make install` puts things; SYSTEMD=DIR: the units, too, for example /etc/systemd/system
 #   SECONDS             how long `make fuzz`, `make fuzz-afl` (600) and `make soak` (1800) last
-#   TARGET              of `make fuzz`, `make cross`, `make emulated`: which, if not all
+#   TARGET              of `make fuzz`, `make cross`, `make emulated`, `make vm-suite`: which, if not all
 #   N SEED              of `make mutate`: how many mutants (300), and which; SEED also of those in `make deep`, `make audit`
 #   ROUNDS ONLY         of `make bench`: how many (5), and a regular expression of what (all; see bench.py --help)
 #   PORT LISTEN         where `make run` listens: 8443 and 127.0.0.1
@@ -173,6 +173,11 @@ vm:
 	@sh test/install run test vm
 	$(PYTHON) test/vm.py
 
+# The suite inside of such a machine, under the filter of system calls; TARGET="sandbox tls": only these files of it.
+vm-suite:
+	@sh test/install run test vm
+	$(PYTHON) test/vmsuite.py $(TARGET)
+
 # What a message, a client and a handshake cost, beside other servers: 25 minutes on a quiet machine with two cores.
 bench:
 	@sh test/install run bench
@@ -218,6 +223,7 @@ help:
 	@echo 'make fuzz-afl AFL++ over the whole server'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make vm       serves from machines with 64 MB, ARM and S/390, with kernels of Debian, in qemu'
+	@echo 'make vm-suite the suite inside of such an ARM, its filter of system calls on; an hour'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make bench    CPU time a message, memory a client, beside other servers; test/bench/RESULTS.md'
 	@echo 'make bench-counts  instructions, system calls, sizes, time to start; no quiet machine needed'
@@ -225,4 +231,4 @@ help:
 	@echo 'make clean    remove what make built'
 
 .PHONY: all install install-units deb cross emulated run test deep coverage prove prove-mutants fuzz fuzz-afl
-.PHONY: fuzz-check soak vm mutate bench bench-counts audit clean help
+.PHONY: fuzz-check soak vm vm-suite mutate bench bench-counts audit clean help

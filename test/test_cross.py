@@ -11,6 +11,7 @@ import pytest
 
 import cross
 import emulated
+import vmsuite
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SLOW = float(os.environ.get("WSSD_SLOW", "1"))
@@ -34,6 +35,16 @@ def test_what_is_left_out_of_emulation():
     named = [f for files in emulated.OTHERS.values() for f in files.split()] + emulated.SHORT.split()
     assert len(set(named)) == len(named)
     assert all(os.path.exists(os.path.join(TOP, "test", "test_%s.py" % f)) for f in named)
+
+
+def test_what_is_left_out_of_the_machine():
+    """Each file runs in vmsuite.py, or says why not; what is left out of a file is there."""
+    files = {f[5:-3] for f in os.listdir(os.path.join(TOP, "test")) if re.match(r"test_.*\.py$", f)}
+    named = vmsuite.FILES + " ".join(vmsuite.OTHERS.values()).split()
+    assert sorted(named) == sorted(files) and set(vmsuite.PRELOADED) <= set(vmsuite.FILES)
+    for file, test in (t.split("::") for tests in vmsuite.ABSENT.values() for t in tests.split()):
+        with open(os.path.join(TOP, "test", "test_%s.py" % file), encoding="utf-8") as f:
+            assert file in vmsuite.FILES and re.search(r"(?m)^def %s\w*\(" % test, f.read())
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
