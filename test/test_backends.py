@@ -276,7 +276,7 @@ def test_hub_ring_turns_over_many_times(wssd, tls):
 
 def test_hub_lagging_subscriber(wssd, tls):
     """Who does not read falls behind the ring and gets 1013; the others get everything, and nobody waits."""
-    s = wssd("/chat=hub,ring=65536", "--max-message", "4096", tls=tls)
+    s = wssd("/chat=hub,ring=65536", "--max-message", "4096", "--timeout", int(30 * SLOW), "--ping", "0", tls=tls)
     subs = [s.open("/chat") for _ in range(3)]
     with s.open("/chat") as pub, s.open("/chat", rcvbuf=8192) as lag:
         slowest = 0

@@ -722,7 +722,7 @@ def test_refusal_behind_a_full_window(wssd, tls, what):
 def test_small_echoes_that_nobody_reads(wssd, tls):
     """Frames of about 100 bytes, none of whose echoes is read: each client stops at another fill of the window, some where
     the room left is less than the next echo needs. While they are stuck the loop sleeps; then every echo comes."""
-    s = wssd("--timeout", "20", "--max-per-ip", "0", tls=tls)
+    s = wssd("--timeout", int(20 * SLOW), "--ping", "0", "--max-per-ip", "0", tls=tls)
     sizes = range(96, 108)
     clients = [(s.open(rcvbuf=SMALL), size) for size in sizes]
     counts = [20 * stop(s, c, wsraw.frame(BINARY, b"e" * size) * 20, 20000) for c, size in clients]
