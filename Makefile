@@ -223,7 +223,7 @@ help:
 	@echo 'make fuzz-afl AFL++ over the whole server'
 	@echo 'make soak     honest and hostile traffic for half an hour, plain and with sanitizers side by side'
 	@echo 'make vm       serves from machines with 64 MB, ARM and S/390, with kernels of Debian, in qemu'
-	@echo 'make vm-suite the suite inside of such an ARM, its filter of system calls on; an hour'
+	@echo 'make vm-suite the suite inside of such an ARM, its filter of system calls on; 40 minutes'
 	@echo 'make mutate   changes N lines of the sources one by one: the tests must notice'
 	@echo 'make bench    CPU time a message, memory a client, beside other servers; test/bench/RESULTS.md'
 	@echo 'make bench-counts  instructions, system calls, sizes, time to start; no quiet machine needed'

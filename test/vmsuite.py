@@ -32,13 +32,13 @@ PACKAGES = """base-files base-passwd bash binutils coreutils curl dash findutils
     python3-selenium python3-websockets sed socat strace util-linux"""
 MODULES = "virtio_mmio virtio_blk crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 inet_diag tcp_diag"
 UNUSED = "usr/share/doc usr/share/locale usr/share/man usr/share/perl usr/share/info"
-FILES = "sandbox conformance tls http backends lifecycle access proxy credentials backpressure".split()
+FILES = "sandbox conformance tls http backends seqpacket lifecycle access proxy credentials backpressure chain".split()
 ABSENT = {  # tests whose names begin so
     "Chromium": "access::test_chromium credentials::test_chromium",
     "HAProxy": "proxy::test_haproxy",
     "Node.js": "credentials::test_node",
     "the namespaces of a recipe": "credentials::test_readme_credentials",
-    "the speed": "backends::test_hub_lagging_subscriber backpressure::test_small_echoes_that_nobody_reads",
+    "more than 32 bits of addresses": "seqpacket::test_a_small_packet_costs_little",
     "a VmRSS that is right at once": "backends::test_backend_never_reads",
 }
 OTHERS = {
@@ -47,7 +47,6 @@ OTHERS = {
     "build or run what the host does": "bench build calls dist newcomer selfsign soak",
     "preload what knows the C library of 64-bit machines only": "clock faults",
     "measure time or take gigabytes": "abuse big",
-    "are not tried yet": "chain seqpacket",
 }
 PRELOADED = ["sandbox"]  # has the dynamic wssd
 LIMIT = 2 * 3600  # seconds for a file
