@@ -82,9 +82,9 @@ def tags(text, indent=5):
 
 
 def words_of_help(text):
-    """(options with values, backends, attributes) of `wssd --help`."""
+    """(options with values, backends, attributes) of `wssd --help`; a second row of an option holds its attributes only."""
     head = [line[2:39].rstrip() for line in text.splitlines() if line.startswith("  ")]
-    options = [h for h in head if h.startswith("--")]
+    options = list({h.split()[0]: h for h in reversed(head) if h.startswith("--")}.values())
     routes = [h for h in head if h.startswith("/PATH")]
     attributes = {a for h in head for a in re.findall(r"[\[,]([a-z-]+)\b", h)}
     return options, routes, attributes
