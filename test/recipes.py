@@ -28,7 +28,7 @@ WSSD and WSSD_WRAP count), the pages in /usr/share/wssd/www, dist/wssd.conf is /
             c = wsraw.connect(8443, tls=True).open("/serial")
         open(box.path("/etc/hostname"))     # a file of the box seen from outside; a socket or a device likewise
         box.wait_port(8443)                 # somebody listens on this TCP port
-        box.wait_file("/run/x.sock")        # the file is there
+        box.wait_socket("/run/x.sock")      # a program listens there: not yet between bind(2), which makes the file, and listen(2)
         job.end()                           # SIGTERM, later SIGKILL, to all that it started; its exit status
 
     with recipes.Lan({a: "10.0.0.1/24", b: "10.0.0.2/24"}):   # boxes a, b on one switch, by their eth0
@@ -61,6 +61,7 @@ ALARMS = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|
                     r"==\d+== (Conditional jump|Use of uninit|Invalid (read|write)|Syscall param)|\bbug: ")
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
+LISTENS = "00010000"                            # __SO_ACCEPTCON, as the flags of /proc/net/unix say it
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -352,8 +353,12 @@ class Box:
             until(lambda p=port: self.listening(p), timeout,
                   lambda p=port: "nobody listens on port %d\n%s" % (p, self.logs()))
 
-    def wait_file(self, path, timeout=10):
-        until(lambda: os.path.lexists(self.path(path)), timeout, lambda: "%s is not there\n%s" % (path, self.logs()))
+    def wait_socket(self, path, timeout=10):
+        def listens():
+            with open("/proc/%d/net/unix" % self.pid) as f:
+                rows = [row.split() for row in f]
+            return os.path.lexists(self.path(path)) and any(r[3] == LISTENS and r[-1].startswith(path) for r in rows)
+        until(listens, timeout, lambda: "nobody listens on %s\n%s" % (path, self.logs()))
 
     def logs(self):
         return "\n".join(line for job in self.jobs for line in job.lines()[-20:])

@@ -172,7 +172,7 @@ class Cluster:
         return {r["svname"]: r for r in rows if r["svname"] in HOSTS}
 
     def wait_up(self, *names):
-        self.box["balancer"].wait_file("/run/haproxy.sock")
+        self.box["balancer"].wait_socket("/run/haproxy.sock")
         until(lambda: all(s["status"] == "UP" and s["check_status"] == "L7OK" for n, s in self.stat().items() if n in names),
               15, lambda: "%s\n%s" % (self.stat(), "\n".join(b.logs() for b in self.box.values())))
 

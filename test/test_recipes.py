@@ -24,7 +24,7 @@ def programs(which):
     with recipes.Box(systemd=which == "systemd") as box:
         box.put(r)
         job = box.start(r.sh[["systemd", "socat"].index(which)])
-        box.wait_file("/run/ask.sock")
+        box.wait_socket("/run/ask.sock")
         box.wait_port(8443)
 
         def dial():

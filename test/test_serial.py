@@ -134,7 +134,7 @@ def line(recipe, which, ready, systemd=False):
 
 
 def socat(which, part):
-    return line(recipes.recipe(part), which, lambda box: box.wait_file("/run/serial.sock"))
+    return line(recipes.recipe(part), which, lambda box: box.wait_socket("/run/serial.sock"))
 
 
 def ser2net():
