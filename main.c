@@ -1066,7 +1066,7 @@ step_all(void)
 {
 	struct conn *oldest = NULL;
 
-	for (unsigned i = awakes; i-- > 0;) { /* as in loop(); who wakes now waits a turn */
+	for (unsigned i = awakes; i-- > 0;) { /* an end moves one here that was stepped */
 		struct conn *c = awake[i];
 
 		if (c->again && (c->state > SHAKE || c->lis->plain))

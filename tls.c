@@ -311,11 +311,7 @@ tls_open(struct conn *c)
 	eng->log_max_frag_len = 9; /* no record is longer, it thinks, and grants no shorter ones */
 	br_ssl_engine_set_ec(eng, &curves[cas > 0]);
 	if (cas > 0) { /* and no cache: a resumed session would have no certificate */
-		int64_t date = time(NULL); /* BearSSL's own time_t may end in 2038 */
-
 		br_x509_minimal_init(xc, &br_sha256_vtable, ca, cas);
-		br_x509_minimal_set_time(
-			xc, (uint32_t)(date / 86400 + 719528), (uint32_t)(date % 86400));
 		br_x509_minimal_set_rsa(xc, eng->irsavrfy);
 		br_x509_minimal_set_ecdsa(xc, &curves[1], eng->iecdsa);
 		xc->mhash = eng->mhash;
@@ -430,6 +426,7 @@ enum step
 tls_in(struct conn *c)
 {
 	struct tls *t = c->tls;
+	int64_t date = t->ready ? 0 : time(NULL); /* BearSSL's own time_t may end in 2038 */
 	enum step moved = WAIT;
 	unsigned char *p;
 	size_t n, end;
@@ -440,11 +437,13 @@ tls_in(struct conn *c)
 	}
 	if (!t->plain && !t->fed && t->from < t->to && isupper(c->io[IO_STAGE + t->from]))
 		t->plain = c->misplaced = 1; /* a method, where a record would begin with 22 */
+	if (!t->ready && c->lis->client_ca != NULL)
+		br_x509_minimal_set_time((void *)(c->io + IO_X509),
+			(uint32_t)(date / 86400 + 719528), (uint32_t)(date % 86400));
 	end = t->ready || t->to - t->from < SHAKE_STEP ? t->to : t->from + SHAKE_STEP;
 	while (!t->plain && t->from < end && (t->ready || pending(c, &n) == NULL) &&
 		(p = br_ssl_engine_recvrec_buf(&t->sc.eng, &n)) != NULL) {
-		if (n > end - t->from)
-			n = end - t->from;
+		n = n < end - t->from ? n : end - t->from;
 		memcpy(p, c->io + IO_STAGE + t->from, n);
 		br_ssl_engine_recvrec_ack(&t->sc.eng, n);
 		t->from += (uint32_t)n;

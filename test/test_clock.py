@@ -195,3 +195,27 @@ def test_devices_after_2038(wssd, clock, tmp_path, monkeypatch):
     for second in (begin - near, end + 2):
         clock.put(second - time.time())
         is_refused(s, context, time.gmtime(second).tm_year)
+
+
+def test_the_clock_counts_when_a_certificate_is_looked_at(wssd, clock, tmp_path):
+    """Not when its connection was accepted: a client may wait for seconds before it begins, or the clock be set by then."""
+    maker = pki_module.Pki(tmp_path)
+    ca = maker.ca("devices")
+    device = maker.client("device", issuer=ca)
+    context = wsraw.client_context(certfile=device.cert, keyfile=device.key)
+    s = wssd("--verbose", env=clock.env, listen=["wss://127.0.0.1:0,client-ca=" + ca.cert, "wss://127.0.0.1:0"],
+             probe=visit)
+    early, late = s.connect(context, handshake=False), s.connect(context, handshake=False)
+    s.wait_counters(accepted=2)
+    clock.put_year(2100)
+    with pytest.raises((ssl.SSLError, wsraw.Ended, OSError)):
+        early.handshake()
+        early.request()
+    s.wait_log(r"^127\.0\.0\.1:%d .*: TLS: client certificate out of date: the clock says 2100 \(54\)$" % early.local[1])
+    third = s.connect(context, handshake=False)
+    s.wait_counters(accepted=3)
+    clock.put()
+    for c in (late, third):
+        c.handshake()
+        c.open().send_text("it is me")
+        c.expect_text("it is me")

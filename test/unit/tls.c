@@ -168,7 +168,8 @@ interruptions(void **state)
 	(void)state;
 	now = 7;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		c = (struct conn){ .tls = &t, .io = calloc(1, IO_TEXT), .readable = 1 };
+		c = (struct conn){ .tls = &t, .io = calloc(1, IO_TEXT), .readable = 1,
+			.lis = cf.listener };
 		assert_non_null(c.io);
 		t = (struct tls){ .plain = 1 };
 		error = cases[i].error;
