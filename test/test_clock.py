@@ -203,8 +203,8 @@ def test_the_clock_counts_when_a_certificate_is_looked_at(wssd, clock, tmp_path)
     ca = maker.ca("devices")
     device = maker.client("device", issuer=ca)
     context = wsraw.client_context(certfile=device.cert, keyfile=device.key)
-    s = wssd("--verbose", env=clock.env, listen=["wss://127.0.0.1:0,client-ca=" + ca.cert, "wss://127.0.0.1:0"],
-             probe=visit)
+    s = wssd("--verbose", "--timeout", "60", env=clock.env, listen=["wss://127.0.0.1:0,client-ca=" + ca.cert,
+                                                                       "wss://127.0.0.1:0"], probe=visit)
     early, late = s.connect(context, handshake=False), s.connect(context, handshake=False)
     s.wait_counters(accepted=2)
     clock.put_year(2100)
