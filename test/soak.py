@@ -231,7 +231,7 @@ class Soak:
                     said = at
                     self.progress(at)
             self.calm(at)
-            if self.broken():
+            if self.broken() or self.results:       # who did not park stands in the way of each later look
                 break
         self.finish()
 

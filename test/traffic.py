@@ -258,8 +258,11 @@ class Member(threading.Thread):
                 time.sleep(self.rnd.uniform(0.1, 0.4))
 
     def next(self):
-        """The next message; pings are answered, pongs must be ours."""
+        """The next message; pings are answered, pongs must be ours, and they alone do not keep us waiting for ever."""
+        end = time.monotonic() + PATIENCE
         while True:
+            if time.monotonic() > end:
+                raise Wrong(f"lost: no message within {PATIENCE:.0f} s, only pings")
             opcode, data = self.c.recv_message()
             if opcode == PING:
                 self.c.send_frame(PONG, data)
