@@ -1,11 +1,13 @@
-"""The system tests against wssd as it is for other machines, which qemu's user mode takes for this one.
+"""The system tests against wssd as it is for other machines, which qemu's user mode takes for this one, or with musl.
 
     emulated.py [--jobs N] [--slow N] [--short] TARGET... [-- WORDS FOR PYTEST]
 
 For each TARGET of cross.py: builds it there, then runs each test of the suite that asks a server, or wssd-selfsign, and is
 not marked `deep` (takes minutes) or `native` (asks for a call that qemu's user mode does not know, or a speed that it has
 not). Files left out stand in OTHERS; --short runs those of SHORT only. The server is emulated, and wssd-selfsign; clients,
-backends and openssl are those of this machine, and its kernel serves both. Exit status 0 only if all passed.
+backends and openssl are those of this machine, and its kernel serves both. What this machine runs by itself (x86-64-musl,
+i386) runs without qemu, tests marked `native` among them, and no server may start without its filter (WSSD_FILTERED, see
+conftest.py). Exit status 0 only if all passed.
 """
 
 import argparse
@@ -22,14 +24,16 @@ OTHERS = {
     "make what they run, or run what this machine does": "bench build dist newcomer readme soak",
     "are beside the server in its process, or trace it, which are qemu's": "calls faults sandbox",
 }
+PRELOADED = "clock"  # has a shim in the server's process, or in qemu's; a static program alone has no place for it
 SHORT = "access backends clock conformance selfsign tls"  # whatever depends on the machine's words and on its BearSSL
 
 
-def files(short):
+def files(short, emulator):
     """What to tell pytest of files."""
+    others = " ".join(OTHERS.values()).split() + [PRELOADED] * (not emulator)
     if short:
-        return [os.path.join(HERE, "test_%s.py" % f) for f in SHORT.split()]
-    return ["--ignore=" + os.path.join(HERE, "test_%s.py" % f) for f in " ".join(OTHERS.values()).split()] + [HERE]
+        return [os.path.join(HERE, "test_%s.py" % f) for f in SHORT.split() if f not in others]
+    return ["--ignore=" + os.path.join(HERE, "test_%s.py" % f) for f in others] + [HERE]
 
 
 def tool(name):
@@ -43,12 +47,15 @@ def tool(name):
 
 def suite(name, args, words):
     """The exit status of the tests for this target."""
-    env = dict(os.environ, WSSD=os.path.join(cross.OUT, name, "wssd"), WSSD_WRAP=cross.TARGETS[name].emulator or "",
-               WSSD_SELFSIGN=tool(name), WSSD_SLOW=str(args.slow))
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(args.jobs), "-m", "not deep and not native",
+    emulator = cross.TARGETS[name].emulator
+    env = dict(os.environ, WSSD=os.path.join(cross.OUT, name, "wssd"), WSSD_WRAP=emulator or "", WSSD_SELFSIGN=tool(name),
+               WSSD_SLOW=str(args.slow if emulator else 1))
+    if not emulator:
+        env["WSSD_FILTERED"] = "1"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", str(args.jobs), "-m", "not deep" + " and not native" * bool(emulator),
                "--timeout", "900"]
     if not any(w.startswith("test/") for w in words):
-        command += files(args.short)
+        command += files(args.short, emulator)
     return subprocess.run(command + words, env=env, cwd=cross.TOP, stdin=subprocess.DEVNULL).returncode
 
 
