@@ -96,11 +96,11 @@ cross:
 	@sh test/install cross
 	$(PYTHON) test/cross.py $(TARGET)
 
-# The system tests against four of them, by qemu's user mode, or against those of TARGET.
+# The system tests against four of them, by qemu's user mode, and with musl, or against those of TARGET.
 emulated:
 	@sh test/install run test cross emulated
 	@$(MAKE) all
-	t="$(TARGET)" && $(PYTHON) test/emulated.py --jobs $(JOBS) $${t:-armv7 aarch64 mipsel mips}
+	t="$(TARGET)" && $(PYTHON) test/emulated.py --jobs $(JOBS) $${t:-armv7 aarch64 mipsel mips x86-64-musl}
 
 # For `make bench`: what drives the servers, the two floors they are compared with, and some of the servers.
 build/bench/load: test/bench/load.c Makefile

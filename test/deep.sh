@@ -1,8 +1,8 @@
 #!/bin/sh
 # What `make deep` runs after the build: the long tests, then the suite against a server built with AddressSanitizer and
 # UndefinedBehaviorSanitizer, then the conformance tests against one under valgrind, for reads of what nobody wrote, then the
-# suite against servers for other machines, emulated, then the proofs, coverage, a minute of each fuzzing target, a short soak,
-# ten mutants, and five claims of AUDIT.md.
+# suite against servers for other machines, emulated, and with musl, then the proofs, coverage, a minute of each fuzzing
+# target, a short soak, ten mutants, and five claims of AUDIT.md.
 # Exit status 0 only if all passed.
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-/usr/bin/python3} jobs=${JOBS:-2} status=0
@@ -27,8 +27,8 @@ WSSD_WRAP="valgrind -q --error-exitcode=99" WSSD_SLOW=10 \
 	$python -m pytest -q -n "$jobs" -m "not deep and not plain" --timeout 600 \
 	test/test_conformance.py test/test_http.py || status=1
 
-echo "== the suite for other machines: MIPS, which is big-endian and has 32 bits, then in part ARM"
-$python test/emulated.py --jobs "$jobs" mips || status=1
+echo "== the suite for other machines: MIPS, which is big-endian and has 32 bits, and with musl, then in part ARM"
+$python test/emulated.py --jobs "$jobs" mips x86-64-musl || status=1
 $python test/emulated.py --jobs "$jobs" --short armv7 || status=1
 
 echo "== proofs"
