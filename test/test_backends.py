@@ -581,7 +581,9 @@ def test_client_leaves_while_connecting(wssd):
     with peers.BlackHole() as hole:
         s = wssd("/s=" + hole.route, "--timeout", "30")
         for end in ("reset", "close", "shutdown_write"):
+            here = s.here()
             c = s.connect()
+            assert c.request("GET", "/none").status == 404      # which is not the end's status then
             c.send(wsraw.upgrade_head("/s", c.host))
             until(lambda: s.counters()["backends"] == 1, 3)
             getattr(c, end)()
@@ -589,6 +591,7 @@ def test_client_leaves_while_connecting(wssd):
                 assert peers.cpu_share(s.pid, 0.5) < 0.05 * SLOW
                 c.reset()
             s.wait_counters(3, clients=0, backends=0)
+            s.wait_log(r" /s - in=\d+ ", 3, here)
 
 
 def test_addresses(wssd):
