@@ -884,7 +884,7 @@ def test_chromium(wssd, office, www, person):
         return b.driver.execute_async_script(script, "%s://127.0.0.1:%d%s" % (scheme, port, target))
 
     for port, name in list(zip(s.ports, names))[2::-1]:
-        b.driver.get("https://127.0.0.1:%d/" % port)
+        b.get("https://127.0.0.1:%d/" % port)
         assert b.driver.title == "inside"
         assert run(FETCH, "/none", port) == [404, "404 Not Found\n"]
         assert run(SOCKET, "/echo", port, "wss") == ["from a page"]

@@ -209,10 +209,8 @@ class Scene:
             self.browser = Browser(home, (), False, str(cert))
             stack.callback(self.browser.quit)
             stack.callback(wsraw.close_all)
-            self.browser.driver.get("https://192.168.1.1:8443/")
-            # a network that is as young as this one may change once more, and then the browser loads the page again
-            recipes.until(lambda: self.browser.driver.title == "Device", 20,
-                          lambda: self.browser.js("return document.body.innerText"))
+            self.browser.get("https://192.168.1.1:8443/")
+            assert self.browser.driver.title == "Device"
             self.alone()
             self.stack = stack.pop_all()
         return self

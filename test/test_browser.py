@@ -16,6 +16,7 @@ import time
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.remote_connection import RemoteConnection
@@ -28,6 +29,7 @@ SELFSIGN = os.environ.get("WSSD_SELFSIGN", os.path.join(TOP, "wssd-selfsign"))
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad",
          "--disable-dev-shm-usage"]
+CHANGED = "ERR_NETWORK_CHANGED"
 
 
 def until(what, seconds=10, why="", pause=0.02):
@@ -112,6 +114,23 @@ class Browser:
 
     # ---- the browser
 
+    def get(self, url):
+        """Loads a page. A network of the machine that comes or goes meanwhile, as a box's does, makes the browser give up: then
+        it is asked again, and what it complained of is not kept."""
+        for _ in range(10):
+            try:
+                self.driver.get(url)
+                seen = self.js("return document.documentElement.textContent")
+            except WebDriverException as e:
+                seen = str(e)
+                if CHANGED not in seen:
+                    raise
+            if CHANGED not in seen:
+                return
+            time.sleep(0.3)
+            self.complaints()
+        raise AssertionError("the network changes all the time")
+
     def js(self, script, *args):
         return self.driver.execute_script(script, *args)
 
@@ -142,7 +161,7 @@ class Browser:
     # ---- the page
 
     def page(self, url):
-        self.driver.get(url)
+        self.get(url)
         assert self.driver.title.endswith("wssd console")
         until(lambda: self.js("return document.querySelectorAll('[name=route]').length") >= 2, why="the routes")
 

@@ -975,7 +975,7 @@ def test_chromium(wssd, browser, files, tmp_path):  # noqa: F811
         s.wait_log(r"^127\.0\.0\.1:\d+ \S+ %s " % line, since=here)
 
     shows(b, basic(PERSON))
-    b.driver.get(home)
+    b.get(home)
     assert b.driver.title == "inside"
     shows(b, [])
     (kept,) = b.driver.execute_cdp_cmd("Network.getCookies", {})["cookies"]
@@ -992,7 +992,7 @@ def test_chromium(wssd, browser, files, tmp_path):  # noqa: F811
     ended("/device 401", here)
 
     # another site: the cookie stays at home, even for what needs no answer
-    b.driver.get("https://localhost:%d/" % other.port)
+    b.get("https://localhost:%d/" % other.port)
     assert b.driver.title == "inside"
     here = s.here()
     assert run(SOCKET, "/pages", "wss") == 1006
@@ -1000,13 +1000,13 @@ def test_chromium(wssd, browser, files, tmp_path):  # noqa: F811
     b.js("new Image().src = arguments[0]", home + "a.txt")
     ended("/a.txt 401", here)
     # another port of this machine is the same site to the cookie, and another origin to us
-    b.driver.get("https://127.0.0.1:%d/" % other.port)
+    b.get("https://127.0.0.1:%d/" % other.port)
     here = s.here()
     assert run(SOCKET, "/pages", "wss") == 1006
     ended("/pages 403 .*: foreign Origin: --origin https://127.0.0.1:%d would" % other.port, here)
 
     # the credential is taken away: the cookie is worth nothing; it is given back
-    b.driver.get(home)
+    b.get(home)
     assert run(SOCKET, "/pages", "wss") == "from a page"
     write(pages, digest(PAGES))
     reload(s)
@@ -1020,7 +1020,7 @@ def test_chromium(wssd, browser, files, tmp_path):  # noqa: F811
     ended("/pages 401", here)
 
     # as a person does it: user and password, here in the address
-    b.driver.get(home.replace("://", "://%s@" % PERSON))
+    b.get(home.replace("://", "://%s@" % PERSON))
     assert b.driver.title == "inside" and run(SOCKET, "/pages", "wss") == "from a page"
     assert [c["value"] for c in b.driver.execute_cdp_cmd("Network.getCookies", {})["cookies"]] == [P]
 
@@ -1068,7 +1068,7 @@ def test_chromium_rebinding(wssd, browser, files):  # noqa: F811
             port = server.server_port
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
             thread.start()
-            b.driver.get("http://rebound.example:%d/" % port)
+            b.get("http://rebound.example:%d/" % port)
             assert b.driver.title == "caught"
             server.shutdown()
             thread.join(10)

@@ -510,7 +510,7 @@ class Page:
         self.load()
 
     def load(self):
-        self.b.driver.get("https://localhost:%d/mqtt.html" % self.srv.ports[0])
+        self.b.get("https://localhost:%d/mqtt.html" % self.srv.ports[0])
         until(lambda: self.b.driver.title == "ready", why=lambda: self.b.complaints() or "no client in the page")
 
     def start(self, *topics, **options):
@@ -635,7 +635,7 @@ def test_recipe_with_its_page(browser, tmp_path):  # noqa: F811
         shutil.copy(box.path("/etc/wssd/cert.pem"), tmp_path)
         with box.net():  # the browser is a child of this thread
             b = browser(trusted=str(tmp_path / "cert.pem"))
-            b.driver.get("https://192.168.1.1:8443/")
+            b.get("https://192.168.1.1:8443/")
             until(lambda: "devices/7/state: here" in b.text("last") and "devices/7/load: " in b.text("last"),
                   why=lambda: (b.text("last"), b.complaints()))
             b.at("blink").click()
