@@ -248,3 +248,19 @@ SOUND = "### `ws.c`\n\n- **W1** `ws_name`: it has\n  a name.\n  - `make`\n  - `a
 def test_claims_that_cannot_be_read(text):
     assert claims.claims_of(SOUND) == ([("W1", "ws.c", "ws_name", "it has a name.", "make", "a", "b")], [])
     assert claims.claims_of(text)[1] != []
+
+
+def test_no_module_changes_the_environment():
+    """Of those that import it: what they start would have another patience, and not say so."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    names = sorted(f[:-3] for f in os.listdir(here) if f.endswith(".py"))
+    names.remove("echo_websockets")     # which is only run
+    assert len(names) > 50
+    code = """
+import importlib, os
+before = dict(os.environ)
+for name in %r:
+    importlib.import_module(name)
+    assert {k: v for k, v in os.environ.items() if before.get(k) != v} == {}, name
+""" % names
+    subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=100)

@@ -28,7 +28,8 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("WSSD_SLOW", "10")  # before the helpers read it: an emulated processor, perhaps on a busy machine
+if __name__ == "__main__":
+    os.environ.setdefault("WSSD_SLOW", "10")  # before the helpers read it: an emulated processor, perhaps on a busy machine
 import cross  # noqa: E402
 import logs  # noqa: E402
 import wsraw  # noqa: E402
