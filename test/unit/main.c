@@ -1003,6 +1003,51 @@ one_handshake(void **state)
 	awakes = clients = 0;
 }
 
+/* Who hears of a hub is stepped in the turn in which something was posted, and nobody else is for that. */
+static void
+subscribers_at_once(void **state)
+{
+	enum { N = 4 };
+	static struct conn some[N], *list[N];
+	static struct listener l = { .addr.in.sin_family = AF_INET, .plain = 1 };
+	const struct backend *hub = backends;
+	const long long max = cf.max_clients;
+
+	(void)state;
+	while (strcmp(hub->name, "hub") != 0)
+		hub++;
+	for (int i = 0; i < 2; i++)
+		cf.route[i].backend = hub;
+	cf.routes = 2;
+	slots = some;
+	awake = list;
+	cf.max_clients = N;
+	now = 10000;
+	awakes = clients = 0;
+	for (int i = 0; i < N; i++) { /* two subscribers; another hub's; one who is not yet there */
+		some[i] = (struct conn){ .state = i < 3 ? OPEN : CONNECT, .fd = -1, .bfd = -1,
+			.lis = &l, .addr = l.addr, .asleep = 1, .route = &cf.route[i == 2] };
+		some[i].io = calloc(1, IO_TEXT + HEAD_MAX);
+		some[i].tls = calloc(1, tls_size);
+		wake(&some[i]);
+		clients++;
+		some[i].again = 0;
+		some[i].stepped = 0;
+	}
+	cf.route[0].hub.posted = 1;
+	step_all();
+	assert_int_equal(cf.route[0].hub.posted, 0);
+	for (int i = 0; i < N; i++) {
+		assert_int_equal(some[i].stepped, i < 2 ? now : 0);
+		free(some[i].io);
+		free(some[i].tls);
+	}
+	memset(cf.route, 0, 2 * sizeof *cf.route);
+	cf.routes = 0;
+	cf.max_clients = max;
+	awakes = clients = 0;
+}
+
 /* A line of the log is one line, of printable characters, and has an end however long it is. */
 static void
 lines_of_the_log(void **state)
@@ -1086,6 +1131,7 @@ main(void)
 		cmocka_unit_test(room_for_a_newcomer),
 		cmocka_unit_test(lines_of_the_log),
 		cmocka_unit_test(one_handshake),
+		cmocka_unit_test(subscribers_at_once),
 		cmocka_unit_test(end_without_a_reason),
 		cmocka_unit_test(line_of_an_end),
 		cmocka_unit_test(networks),
