@@ -37,6 +37,7 @@ from test_browser import browser, until  # noqa: F401: browser is a fixture
 
 SLOW = wsraw.SLOW
 MANY = 10000
+KEEP_ALIVE = 4      # seconds, of the page: the broker ends who is silent for half as long again, as a busy machine makes it
 # No change of user: it would undo the promise that the broker ends with the test run.
 CONF = """\
 listener %d 127.0.0.1
@@ -519,7 +520,8 @@ class Page:
         assert said == len(topics), said
 
     def wait(self, what, seconds=20):
-        until(lambda: self.b.js("return " + what), seconds, lambda: self.b.js("return [acked, got.length, got.slice(-3)]"))
+        until(lambda: self.b.js("return " + what), seconds,
+              lambda: self.b.js("return [client.connected, acked, got.length, got.slice(-3)]"))
 
 
 @pytest.mark.deep  # for Debian's npm: 337 packages, 100 MiB, and a registry besides Debian's
@@ -536,7 +538,7 @@ def test_mqtt_js_in_chromium(srv, browser, clients, certs, topic):  # noqa: F811
         ".then(r => r.headers.get('Content-Type')))).then(done)")] == ["text/html", "text/javascript"]
 
     will = {"topic": topic + "/will", "payload": "the page is gone", "qos": 1}
-    p.start(topic + "/down", topic + "/kept", clientId="page" + topic, keepalive=1, will=will)
+    p.start(topic + "/down", topic + "/kept", clientId="page" + topic, keepalive=KEEP_ALIVE, will=will)
     p.wait("got.length")
     assert p.b.js("return got") == [[topic + "/kept", "before the page", True]]
     start = time.monotonic()
@@ -561,7 +563,7 @@ def test_mqtt_js_in_chromium(srv, browser, clients, certs, topic):  # noqa: F811
     # longer than its keep alive it has nothing to say; then it leaves without a word
     p.b.js("client.publish(arguments[0], 'by the page', { qos: 1, retain: true }, e => acked += !e)", topic + "/kept")
     p.wait("acked")
-    time.sleep(2.5 * SLOW)
+    time.sleep(2.5 * KEEP_ALIVE * SLOW)
     assert plain.got == [] and p.b.js("return client.connected")
     clients("late").subscribe(topic + "/kept").expect((topic + "/kept", b"by the page", True))
     p.load()
