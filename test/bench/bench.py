@@ -356,8 +356,10 @@ def machine():
 
 
 def commit():
+    """What is measured. Results of a run before are no change."""
     return first_line("git", "-C", TOP, "rev-parse", "--short", "HEAD") + (
-        " with changes" if first_line("git", "-C", TOP, "status", "--porcelain", "--untracked-files=no") else "")
+        " with changes" if first_line("git", "-C", TOP, "status", "--porcelain", "--untracked-files=no",
+                                      ":!test/bench/RESULTS.*") else "")
 
 
 def busy_seconds():

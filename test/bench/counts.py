@@ -50,6 +50,7 @@ import cross  # noqa: E402
 import pki  # noqa: E402
 import powers  # noqa: E402
 import wsraw  # noqa: E402
+from bench import commit  # noqa: E402
 from cross import Failed, GC, NICE, apt_source, run  # noqa: E402
 
 OUT = os.path.join(TOP, "build", "bench", "counts")
@@ -538,8 +539,7 @@ def measure(args):
     if args.only and os.path.exists(last_of(args)):  # the other parts stay as they were
         with open(last_of(args)) as f:
             data = json.load(f)
-    commit = run("git", "-C", TOP, "describe", "--always", "--dirty").strip()
-    when = "%s, commit %s, load average %.1f" % (datetime.date.today().isoformat(), commit, os.getloadavg()[0])
+    when = "%s, commit %s, load average %.1f" % (datetime.date.today().isoformat(), commit(), os.getloadavg()[0])
 
     @functools.cache
     def build(kind):
