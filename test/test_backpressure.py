@@ -533,6 +533,14 @@ class Idle:
         self.backend_stuffed(path)
         peers.reset(self.b)
 
+    def backend_stuffed_gone_talking(self, path):
+        """The backend has written much and ended. The client reads none of it, and what it sends finds nobody."""
+        self.backend_stuffed(path)
+        self.b.close()
+        for _ in range(2):
+            self.keep[-1].send_binary(b"one more")
+            time.sleep(0.05)
+
     def both_stuffed(self, path):
         """Nobody reads."""
         c = self.backpressured(path)
@@ -602,7 +610,7 @@ ANY = ["half_closed", "notified", "reset", "half_frame", "backpressured", "backp
        "backpressured_reset", "close_unread", "close_unanswered", "close_unanswered_talking"]
 STREAM = ["backend_half_closed", "closed_then_garbage", "backend_reads_no_more", "backend_gone", "backend_reset",
           "backend_stuffed",
-          "backend_stuffed_half_closed", "backend_stuffed_reset", "both_stuffed", "both_stuffed_half_closed",
+          "backend_stuffed_half_closed", "backend_stuffed_reset", "backend_stuffed_gone_talking", "both_stuffed", "both_stuffed_half_closed",
           "client_half_closed_stuffed", "client_closed_backend_silent", "client_closed_backend_reads_nothing",
           "client_closed_backend_stuffed", "backend_reset_client_stuffed"]
 HUB = ["hub_lagging", "hub_lagging_then_garbage", "hub_backlogged", "hub_backlogged_half_closed"]

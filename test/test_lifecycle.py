@@ -273,6 +273,14 @@ def test_says_what_it_reserves(wssd):
     assert int(s.wait_log(r"reserved (\d+) KiB for 37 clients", since=0).group(1)) > 37 * 40
 
 
+def test_ring_of_four_messages(wssd):
+    """What README.md says of ring=: it is 4 of the longest messages unless told otherwise."""
+    def reserved(route):
+        s = wssd(route, "--max-message", str(1 << 20))
+        return int(s.wait_log(r"reserved (\d+) KiB", since=0).group(1))
+    assert 4 * 1024 <= 2048 + reserved("/a=hub") - reserved("/a=hub,ring=%d" % (2 << 20)) < 5 * 1024
+
+
 def test_closed_standard_descriptors(wssd):
     """Started without stdin and stdout, by an init that knows no better: no client gets number 0 or 1 and is taken for nobody."""
     def preexec():
@@ -527,6 +535,13 @@ def test_slots_come_back(wssd):
         else:
             c.close()
         s.wait_counters(clients=0)
+
+
+@pytest.mark.parametrize("limit, enough", [(2 * 64 + 32, True), (2 * 64 + 31, False)])
+def test_descriptors_for_all_clients(wssd, limit, enough):
+    """Two for each client and 32 of the server's own: fewer are said at the start."""
+    s = wssd("--max-clients", "64", tls=False, preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+    assert ("descriptors may run out" in "\n".join(s.lines(0))) is not enough
 
 
 @pytest.mark.parametrize("tls", [True, False])

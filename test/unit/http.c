@@ -194,10 +194,24 @@ files(void **state)
 	rmdir(directory);
 }
 
+/* NUL is in no set, and ends what goes up to a CR. */
+static void
+spans(void **state)
+{
+	static const unsigned char b[] = "ab\0cd\001e\r";
+
+	(void)state;
+	assert_int_equal(span(b, 0, 8, token), 2);
+	assert_int_equal(span(b, 0, 8, "\r"), 2);
+	assert_int_equal(span(b, 3, 8, token), 5);
+	assert_int_equal(span(b, 3, 8, "\r"), 7);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(spans),
 		cmocka_unit_test(short_origins),
 		cmocka_unit_test(stale_errno),
 		cmocka_unit_test(no_traces),

@@ -169,6 +169,73 @@ taking(void **state)
 	close(fds[1]);
 }
 
+static unsigned char sent[1024];
+static size_t put;
+static int received;
+
+unsigned char *__wrap_tls_room(struct conn *c, size_t *n);
+void __wrap_tls_put(struct conn *c, size_t n);
+ssize_t __real_recv(int fd, void *p, size_t n, int flags);
+ssize_t __wrap_recv(int fd, void *p, size_t n, int flags);
+
+unsigned char *
+__wrap_tls_room(struct conn *c, size_t *n)
+{
+	(void)c;
+	*n = sizeof sent - put;
+	return sent + put;
+}
+
+void
+__wrap_tls_put(struct conn *c, size_t n)
+{
+	(void)c;
+	put += n;
+}
+
+ssize_t
+__wrap_recv(int fd, void *p, size_t n, int flags)
+{
+	received++;
+	return __real_recv(fd, p, n, flags);
+}
+
+/* A stream that had less than was asked for has no more now, and is not asked again; of packets all are taken. */
+static void
+giving(void **state)
+{
+	static const struct {
+		int type, calls;
+		size_t length; /* of what goes to the client */
+		struct backend backend;
+	} cases[] = {
+		{ SOCK_STREAM, 1, 2 + 10, { .name = "unix" } },
+		{ SOCK_SEQPACKET, 5, 2 * (2 + 5), { .name = "seqpacket", .whole = 1 } },
+	};
+	static const int zero;
+	int fds[2];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct route r = { .backend = &cases[i].backend };
+
+		assert_int_equal(socketpair(AF_UNIX, cases[i].type | SOCK_NONBLOCK, 0, fds), 0);
+		assert_int_equal(__real_setsockopt(fds[0], SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof zero), 0);
+		struct conn c = { .state = OPEN, .route = &r, .bfd = fds[0], .bready = 1 };
+		cf.max_message = 100;
+		for (int k = 0; k < 2; k++)
+			assert_int_equal(write(fds[1], "bytes", 5), 5);
+		put = 0;
+		received = 0;
+		stream_output(&c);
+		assert_int_equal(received, cases[i].calls);
+		assert_int_equal(put, cases[i].length);
+		assert_int_equal(c.bready, 0);
+		close(fds[0]);
+		close(fds[1]);
+	}
+}
+
 int
 main(void)
 {
@@ -179,6 +246,7 @@ main(void)
 		cmocka_unit_test(no_socket),
 		cmocka_unit_test(losing),
 		cmocka_unit_test(taking),
+		cmocka_unit_test(giving),
 	};
 
 	return cmocka_run_group_tests_name("ws", tests, NULL, NULL);
