@@ -1226,6 +1226,26 @@ def test_nothing_of_one_client_is_left_for_the_next(wssd, bus, tls):
 
 
 @pytest.mark.plain  # a sanitizer's shadow memory is too large to search
+def test_gathered_message_leaves_nothing(wssd, bus, tls):
+    """Fragments of a message that never ended are gone when the next client has the slot."""
+    s = wssd("/b=%s" % bus.route, "--max-clients", "2", tls=tls, plain=not tls)
+    c = s.open("/b")
+    b = bus.accept()
+    for fin in (False, True, False):        # one that ends, too
+        c.send_frame(CONT if fin else BINARY, b"a secret " * 1000, fin=fin)
+    assert packet(b) == b"a secret " * 2000
+    c.ping(b"")
+    c.expect_pong(b"")
+    assert peers.residues(s.pid, b"a secret ") >= 1000
+    c.close()
+    s.wait_counters(clients=0)
+    with s.open("/echo") as c:
+        assert peers.residues(s.pid, b"a secret ") == 0
+        c.close_handshake()
+    b.close()
+
+
+@pytest.mark.plain  # a sanitizer's shadow memory is too large to search
 @pytest.mark.parametrize("data, code", [(b"a secret " * 1200 + b"\xff", 1011), (b"a secret " * 1400, 1009)],
                          ids=["not UTF-8", "too long"])
 def test_refused_packet_leaves_nothing(wssd, bus, tls, data, code):
