@@ -560,6 +560,11 @@ class Idle:
         c.send_frame(CLOSE, b"\x03\xe8")
         assert peers.read_to_end(self.b) == (b"", "eof")
 
+    def client_closed_talking_backend_silent(self, path):
+        """Behind its Close comes more, which nobody reads any more."""
+        self.client_closed_backend_silent(path)
+        self.keep[-1].send(b"more" * 100)
+
     def client_closed_backend_reads_nothing(self, path):
         c = self.backpressured(path)
         c.sock.shutdown(socket.SHUT_RD)
@@ -608,11 +613,12 @@ EARLY = ["hello_half_closed", "connected_half_closed", "head_half_closed", "head
 FILE = ["file_backpressured", "file_half_closed", "file_reset", "file_backpressured_pipelined"]
 ANY = ["half_closed", "notified", "reset", "half_frame", "backpressured", "backpressured_half_closed",
        "backpressured_reset", "close_unread", "close_unanswered", "close_unanswered_talking"]
-STREAM = ["backend_half_closed", "closed_then_garbage", "backend_reads_no_more", "backend_gone", "backend_reset",
-          "backend_stuffed",
-          "backend_stuffed_half_closed", "backend_stuffed_reset", "backend_stuffed_gone_talking", "both_stuffed", "both_stuffed_half_closed",
-          "client_half_closed_stuffed", "client_closed_backend_silent", "client_closed_backend_reads_nothing",
-          "client_closed_backend_stuffed", "backend_reset_client_stuffed"]
+STREAM = ["backend_half_closed", "closed_then_garbage", "backend_reads_no_more", "backend_gone",
+          "backend_reset", "backend_stuffed", "backend_stuffed_half_closed", "backend_stuffed_reset",
+          "backend_stuffed_gone_talking", "both_stuffed", "both_stuffed_half_closed",
+          "client_half_closed_stuffed", "client_closed_backend_silent", "client_closed_talking_backend_silent",
+          "client_closed_backend_reads_nothing", "client_closed_backend_stuffed",
+          "backend_reset_client_stuffed"]
 HUB = ["hub_lagging", "hub_lagging_then_garbage", "hub_backlogged", "hub_backlogged_half_closed"]
 GROUPS = {
     "early": [(name, None) for name in EARLY],
