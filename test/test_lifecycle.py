@@ -273,6 +273,18 @@ def test_says_what_it_reserves(wssd):
     assert int(s.wait_log(r"reserved (\d+) KiB for 37 clients", since=0).group(1)) > 37 * 40
 
 
+@pytest.mark.plain  # a sanitizer maps memory of its own
+def test_says_all_that_it_reserves(wssd):
+    """The address space that 5,000 more clients take."""
+    said, taken = [], []
+    for clients in 100, 5100:
+        s = wssd("--max-clients", str(clients), tls=False)
+        said.append(int(s.wait_log(r"reserved (\d+) KiB for %d clients" % clients, since=0).group(1)))
+        with open("/proc/%d/status" % s.pid) as f:
+            taken.append(int(re.search(r"^VmSize:\s+(\d+) kB", f.read(), re.M).group(1)))
+    assert abs((said[1] - said[0]) - (taken[1] - taken[0])) < 64, (said, taken)
+
+
 def test_ring_of_four_messages(wssd):
     """What README.md says of ring=: it is 4 of the longest messages unless told otherwise."""
     def reserved(route):
