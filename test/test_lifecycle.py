@@ -273,7 +273,8 @@ def test_says_what_it_reserves(wssd):
     assert int(s.wait_log(r"reserved (\d+) KiB for 37 clients", since=0).group(1)) > 37 * 40
 
 
-@pytest.mark.plain  # a sanitizer maps memory of its own
+@pytest.mark.native  # qemu maps memory of its own, and so does
+@pytest.mark.plain   # a sanitizer
 def test_says_all_that_it_reserves(wssd):
     """The address space that 5,000 more clients take."""
     said, taken = [], []
