@@ -1225,6 +1225,15 @@ def test_nothing_of_one_client_is_left_for_the_next(wssd, bus, tls):
         peers.until(gone)
 
 
+def leaves_no_secret(s, c, b):
+    c.close()
+    s.wait_counters(clients=0)
+    with s.open("/echo") as follower:
+        assert peers.residues(s.pid, b"a secret ") == 0
+        follower.close_handshake()
+    b.close()
+
+
 @pytest.mark.plain  # a sanitizer's shadow memory is too large to search
 def test_gathered_message_leaves_nothing(wssd, bus, tls):
     """Fragments of a message that never ended are gone when the next client has the slot."""
@@ -1237,12 +1246,7 @@ def test_gathered_message_leaves_nothing(wssd, bus, tls):
     c.ping(b"")
     c.expect_pong(b"")
     assert peers.residues(s.pid, b"a secret ") >= 1000
-    c.close()
-    s.wait_counters(clients=0)
-    with s.open("/echo") as c:
-        assert peers.residues(s.pid, b"a secret ") == 0
-        c.close_handshake()
-    b.close()
+    leaves_no_secret(s, c, b)
 
 
 @pytest.mark.plain  # a sanitizer's shadow memory is too large to search
@@ -1255,9 +1259,4 @@ def test_refused_packet_leaves_nothing(wssd, bus, tls, data, code):
     b = bus.accept()
     b.send(data)
     assert c.expect_close({code})
-    c.close()
-    s.wait_counters(clients=0)
-    with s.open("/echo") as c:
-        assert peers.residues(s.pid, b"a secret ") == 0
-        c.close_handshake()
-    b.close()
+    leaves_no_secret(s, c, b)
